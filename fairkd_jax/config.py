@@ -1,0 +1,294 @@
+"""What can be asked for: frozen dataclasses that hold every default, read once from a `ConfigDict`.
+
+A config file returns a `ConfigDict` of plain values; `parse` turns it into an `Experiment` or a
+`Study`, rejects unknown keys with the nearest known one, and nothing downstream sees the
+`ConfigDict` again. A plugin is a dict: {"name": "group_dro", "step_size": 0.01}.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Self
+
+from ml_collections import ConfigDict
+
+from fairkd_jax import registry
+from fairkd_jax.registry import UnknownName
+
+FORMAT = 1  # raised when the meaning of a stage changes: older stages are then trained anew
+SELECTION_RULES = ("last", "val_average", "val_worst_group", "val_worst_class")
+
+Plugin = Mapping[str, Any]
+
+
+def _field(**default: Any) -> Any:
+    return dataclasses.field(default_factory=lambda: dict(default))
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set, the views that nets read of it, and how training draws from it."""
+
+    set: Plugin = _field(name="colored_digits")
+    views: Mapping[str, Plugin] = _field(image={"name": "image"})
+    split: str = "train"  # drawn from in training
+    sampler: str = "natural"  # see data/pipeline.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """An optax optimizer and its schedule. All numbers are traced: a sweep compiles once."""
+
+    name: str = "adamw"  # adamw | sgd
+    learning_rate: float = 1e-3  # at the peak of the schedule
+    schedule: str = "cosine"  # constant | linear | cosine: from the peak to 0 at the last step
+    warmup: float = 0.0  # share of the steps over which the rate rises from 0
+    weight_decay: float = 0.0  # decoupled, on arrays of two and more axes
+    clip_norm: float = 1.0  # of the global gradient norm; 0 leaves gradients alone
+    b1: float = 0.9  # adamw's first moment, sgd's momentum
+    b2: float = 0.999
+    eps: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """How long, how large, what is frozen, what is written."""
+
+    steps: int = 1000
+    batch_size: int = 128  # over all devices
+    accumulate: int = 1  # micro-batches a step
+    trainable: str = ".*"  # regular expression over parameter paths, "nets/student/head/kernel"
+    deterministic: bool = False  # no dropout, BatchNorm by its running statistics
+    select: str = "last"  # which evaluation's parameters are kept: a selection rule
+    validation: str = "val"  # the split that the rule looks at
+    eval_every: int = 0  # steps between validations, 0: at the end only
+    log_every: int = 50  # steps between lines of metrics.jsonl, and checks that the loss is finite
+    checkpoint_every: int = 500  # steps between checkpoints that a killed run goes on from
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """How task loss and distillation loss meet (`task_weight * task + kd_weight * KD`).
+
+    scope "total": the debiasing method reduces the sum; "task": it reduces the task loss, and the
+    mean distillation loss is added outside.
+    """
+
+    task_weight: float = 1.0
+    kd_weight: float = 1.0
+    scope: str = "total"
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """A model and how it is trained."""
+
+    model: Plugin = _field(name="resnet", preset="tiny")
+    optim: Optim = Optim()
+    train: Train = Train()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Splits of a set to score; without a set, splits of the one that was trained on."""
+
+    set: Plugin | None = None
+    splits: tuple[str, ...] = ("test",)
+    batch_size: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Layers of two nets to compare inside, on aligned and on conflicting examples of a split."""
+
+    split: str = "test"
+    first: str = ""  # regular expression over the first net's tap names; "": no comparison
+    second: str = ""
+    examples: int = 512  # at most, of each kind
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A debiased teacher, the same student without it (baseline) and with it (distilled)."""
+
+    data: Data = Data()
+    teacher: Role = Role()
+    student: Role = Role()
+    debias: Plugin = _field(name="erm")
+    distilled_debias: Plugin | None = None  # while distilling; None: the same as `debias`
+    distill: tuple[Plugin, ...] = ({"name": "logits"},)
+    mix: Mix = Mix()
+    evaluate: Mapping[str, Evaluation] = dataclasses.field(
+        default_factory=lambda: {"in_domain": Evaluation()}
+    )
+    compare: Compare = Compare()
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Experiments that differ along axes, each repeated over seeds.
+
+    `axes` maps an axis name to its values. A value is a dict of dotted overrides of the experiment
+    ({"teacher.model.preset": "18", "student.model.preset": "tiny"}), or anything else where the
+    axis name is itself the dotted key ("mix.scope": ["total", "task"]).
+    """
+
+    name: str = "study"
+    experiment: Experiment = Experiment()
+    axes: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    seeds: int = 3  # how many: 0, 1, 2, ...
+    headline: tuple[str, ...] = ("in_domain/test/worst_group_accuracy",)  # metrics put first
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStage:
+    """Trains one net; inputs: "teacher" (live) or tables by name, "init" to start from its weights."""
+
+    data: Data
+    model: Plugin
+    debias: Plugin
+    distill: tuple[Plugin, ...]
+    mix: Mix
+    optim: Optim
+    train: Train
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TableStage:
+    """Asks the net of input "net" about every example of a split and writes columns by id."""
+
+    columns: tuple[str, ...]  # see data/tables.py: logits, log_probs, features, mistake, loss
+    split: str = "train"
+    batch_size: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateStage:
+    """Counts by group of the net of input "net" on one split."""
+
+    set: Plugin | None  # None: the set the net was trained on
+    split: str
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareStage:
+    """CKA of the layers of inputs "first" and "second"."""
+
+    compare: Compare
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Work that is done once: its identity is the hash of its config and its inputs' identities."""
+
+    kind: str  # train | table | evaluate | compare
+    config: Any  # the dataclass above
+    inputs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
+
+    @cached_property
+    def identity(self) -> str:
+        """12 hexadecimal digits."""
+        inputs = {k: v.identity for k, v in sorted(self.inputs.items())}
+        content = [FORMAT, self.kind, as_dict(self.config), inputs]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def change(self, updates: Mapping[str, Any]) -> Self:
+        """The same stage with dotted config keys replaced: {"train.steps": 100}."""
+        return dataclasses.replace(self, config=update(self.config, updates))
+
+    def hang(self, **inputs: "Stage | None") -> Self:
+        """The same stage with inputs added, or removed where None."""
+        merged = {k: v for k, v in (dict(self.inputs) | inputs).items() if v is not None}
+        return dataclasses.replace(self, inputs=merged)
+
+
+def as_dict(value: Any) -> Any:
+    """Dataclasses, mappings and tuples as plain dicts and lists (what JSON can say)."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: as_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {k: as_dict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_dict(v) for v in value]
+    return value
+
+
+def as_config_dict(value: Any) -> ConfigDict:
+    """A dataclass with its defaults as a `ConfigDict`: what a config file starts from."""
+    return ConfigDict(_tuples(as_dict(value)), convert_dict=True)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def parse(cls: type, values: Any, place: str = "config") -> Any:
+    """`values` (a mapping, nested) as the dataclass `cls`, which holds the defaults.
+
+    Raises UnknownName for a key that `cls` lacks, ValueError for a value of a wrong type.
+    """
+    if isinstance(values, cls):
+        return values
+    if isinstance(values, ConfigDict):
+        values = values.to_dict()
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{place} = {values!r}: expected keys {[*_fields(cls)]}")
+    fields = _fields(cls)
+    known = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise UnknownName(key, f"key in {place}:", fields)
+        known[key] = _parse_field(fields[key], value, f"{place}.{key}")
+    return cls(**known)
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field]:
+    return {f.name: f for f in dataclasses.fields(cls)}
+
+
+def _parse_field(field: dataclasses.Field, value: Any, place: str) -> Any:
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if dataclasses.is_dataclass(default):
+        return parse(type(default), value, place)
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if field.name == "evaluate":
+        return {k: parse(Evaluation, v, f"{place}.{k}") for k, v in value.items()}
+    if field.name == "distill" and isinstance(value, Mapping):
+        value = (value,)
+    if isinstance(default, Mapping):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{place} = {value!r}: expected a dict such as {default}")
+        return dict(value)
+    return registry.check_type(value, default, place)
+
+
+def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any:
+    """A dataclass with dotted keys replaced. Raises UnknownName for a key that is not there."""
+    for dotted, new in updates.items():
+        key, _, rest = dotted.partition(".")
+        if isinstance(value, Mapping):  # a plugin: its options are checked when it is built
+            inner = update(value.get(key, {}), {rest: new}, f"{place}.{key}") if rest else new
+            value = {**value, key: inner}
+            continue
+        fields = _fields(type(value))
+        if key not in fields:
+            raise UnknownName(key, f"key in {place}:", fields)
+        old = getattr(value, key)
+        inner = (
+            update(old, {rest: new}, f"{place}.{key}")
+            if rest
+            else _parse_field(fields[key], new, f"{place}.{key}")
+        )
+        value = dataclasses.replace(value, **{key: inner})
+    return value

@@ -1,0 +1,1 @@
+"""Named sets -> batches with label, attribute, group and a stable id."""

@@ -1,0 +1,115 @@
+"""The two contracts of data: a set gives named splits of raw columns, a view turns raw into arrays.
+
+A split is a table in memory: `columns` hold label, attribute, id and the raw inputs ("image" uint8
+[N, Y, X, K], or "premise" and "hypothesis" strings [N]). Labels are matched by name, never number.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fairkd_jax.registry import UnknownName
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a set says of itself."""
+
+    label_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+    aligned: tuple[tuple[bool, ...], ...]  # [C][A]: does the shortcut give the right answer there?
+    licence: str
+    source: str
+    collapses: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    # label of this set -> labels of a net that count as it: {"non-entailment": ("neutral", ...)}
+    expected_counts: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    # split -> examples by group, where the distribution is known: checked on loading
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """Names in the order of the group number, label * A + attribute."""
+        return tuple(f"{y}, {a}" for y in self.label_names for a in self.attribute_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples of one split: numpy columns of equal length N, with label, attribute, group and id."""
+
+    columns: Mapping[str, np.ndarray]
+    info: Info
+
+    def __len__(self) -> int:
+        return len(self.columns["label"])
+
+    def counts(self) -> np.ndarray:
+        """Examples by group, int64 [G]."""
+        return np.bincount(self.columns["group"], minlength=len(self.info.group_names))
+
+
+def make_split(info: Info, label: np.ndarray, attribute: np.ndarray, **raw: np.ndarray) -> Split:
+    """A checked Split; `group` and, where it is not given, `id` are added here.
+
+    Raises ValueError for columns of different lengths, labels or attributes out of range, or
+    repeated ids.
+    """
+    label, attribute = np.asarray(label, np.int32), np.asarray(attribute, np.int32)
+    identity = np.asarray(raw.pop("id", np.arange(len(label))), np.int32)
+    group = label * len(info.attribute_names) + attribute
+    columns = {"label": label, "attribute": attribute, "group": group, "id": identity, **raw}
+    lengths = {k: len(v) for k, v in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"columns of different lengths: {lengths}")
+    for name, values, names in (
+        ("label", label, info.label_names),
+        ("attribute", attribute, info.attribute_names),
+    ):
+        if len(values) and not (values.min() >= 0 and values.max() < len(names)):
+            raise ValueError(
+                f"{name} {values.min()}..{values.max()} outside 0..{len(names) - 1}: {names}"
+            )
+    if len(np.unique(identity)) != len(identity):
+        raise ValueError("example ids repeat within a split")
+    return Split(columns, info)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet(abc.ABC):
+    """The contract of a file in `data/sets/`: a frozen dataclass of options."""
+
+    splits: ClassVar[tuple[str, ...]]
+
+    @property
+    @abc.abstractmethod
+    def info(self) -> Info:
+        """Names of labels and attributes, where the shortcut holds, licence and source."""
+
+    @abc.abstractmethod
+    def load(self, split: str) -> Split:
+        """One split, the same at every call. Raises UnknownName for a split that is not there."""
+
+    def require(self, split: str) -> None:
+        """Raises UnknownName unless the set has the split."""
+        if split not in self.splits:
+            raise UnknownName(split, f"split of {type(self).__name__}:", self.splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class View(abc.ABC):
+    """The contract of a file in `data/views/`: options; `fit` gives an encoder."""
+
+    @abc.abstractmethod
+    def fit(self, train: Split) -> "Encoder":
+        """What this view learns from the training split (a vocabulary; nothing for images)."""
+
+
+class Encoder(abc.ABC):
+    """A fitted view. `facts` tells nets what only the data know, with an "identity" to compare."""
+
+    facts: dict[str, Any]
+
+    @abc.abstractmethod
+    def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Arrays [n, ...] for the rows given; a pure function, row by row."""

@@ -1,0 +1,79 @@
+"""The contract of a debiasing method: per-example losses in, one scalar out.
+
+With no hook overridden a method is empirical risk minimisation. A method is a pytree
+(`flax.struct.dataclass`): its numbers are leaves, traced, so that a sweep over them compiles once;
+names and booleans are `struct.field(pytree_node=False, default=...)`. It holds no state: own
+parameters and own memory come from `init` and travel in the training state.
+"""
+
+from typing import Any, ClassVar
+
+from flax import struct
+
+from fairkd_jax.config import Stage
+from fairkd_jax.losses import masked_mean, task_loss
+from fairkd_jax.types import Array, Batch, Outputs, Spec, Terms
+
+
+@struct.dataclass
+class Debiaser:
+    """Empirical risk minimisation, and the hooks that methods override."""
+
+    extra_nets: ClassVar[tuple[str, ...]] = ()  # more trained nets, shaped like the student
+    sees_attributes: ClassVar[bool] = False  # may it be given attribute and group at train time?
+    couples_examples: ClassVar[bool] = False  # the loss is no mean over examples: no accumulation
+    changes_inputs: ClassVar[bool] = False  # a table of the teacher's answers would be stale
+    tables: ClassVar[tuple[str, ...]] = ()  # names of the tables it reads from batch["tables"]
+
+    @property
+    def taps(self) -> str:
+        """Regular expression of the student's intermediates that it reads."""
+        return ""
+
+    def stages(self, base: Stage) -> Stage:
+        """The stage that trains a net by this method; earlier stages hang on it as its inputs.
+
+        `base` trains by this method's loss; a method of several stages returns another Stage.
+        """
+        return base
+
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError before any compute where the method cannot work on these data.
+
+        `spec.group_counts` and `spec.label_counts` are concrete here.
+        """
+
+    def init(self, spec: Spec, key: Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(own parameters, own memory)."""
+        return {}, {}
+
+    def prepare(self, batch: Batch, key: Array) -> tuple[Batch, dict[str, Any]]:
+        """The batch to train on, and edits by tap name for every net that reads it."""
+        return batch, {}
+
+    def task(self, outputs: dict[str, Outputs], batch: Batch, params: dict[str, Any]) -> Array:
+        """Task loss of the student by example, float32 [B]; outputs are keyed by net name."""
+        return task_loss(outputs["student"].logits, batch)
+
+    def __call__(
+        self,
+        terms: Terms,
+        outputs: dict[str, Outputs],
+        batch: Batch,
+        params: dict[str, Any],
+        memory: dict[str, Any],
+        key: Array,
+    ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
+        """(scalar loss, memory after the step, metrics); reduce `terms.total` over real rows."""
+        return masked_mean(terms.total, batch["real"]), memory, {}
+
+
+def require_groups(spec: Spec, method: str) -> None:
+    """Raises ValueError naming the groups without a training example."""
+    counts = [int(n) for n in spec.group_counts]
+    if 0 in counts:
+        empty = [g for g, n in enumerate(counts) if n == 0]
+        raise ValueError(
+            f"{method} needs training examples in every group; groups {empty} (label * "
+            f"{spec.num_attributes} attributes + attribute) are empty, counts are {counts}"
+        )

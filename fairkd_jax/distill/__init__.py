@@ -1,0 +1,1 @@
+"""Two nets' outputs -> per-example losses. One method a file, named by the file."""

@@ -1,0 +1,54 @@
+"""The contract of a distillation method: outputs of student and teachers in, losses by example out.
+
+With no hook overridden a method is no distillation. Like debiasing methods these are pytrees:
+numbers are traced leaves, names and booleans are `struct.field(pytree_node=False, default=...)`.
+"""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import struct
+
+from fairkd_jax.config import Stage
+from fairkd_jax.types import KD, Array, Batch, Outputs, Spec
+
+
+@struct.dataclass
+class Distiller:
+    """No distillation, and the hooks that methods override.
+
+    `reads` says what of the teacher is read: "nothing", "logits" (a table of the teacher's answers
+    will do) or "inside" (features or taps: the teacher runs beside the student).
+    """
+
+    reads: ClassVar[str] = "nothing"
+
+    weight: Array = 1.0  # share in a list of distillers
+
+    @property
+    def student_taps(self) -> str:
+        """Regular expression of the student's intermediates that it reads."""
+        return ""
+
+    @property
+    def teacher_taps(self) -> str:
+        """Regular expression of the teachers' intermediates that it reads."""
+        return ""
+
+    def stages(self, base: Stage) -> Stage:
+        """The stage that trains the student by this method; it may hang earlier ones on it."""
+        return base
+
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError before any compute where the two nets do not go together."""
+
+    def init(self, spec: Spec, key: Array) -> dict[str, Any]:
+        """Own parameters (projections), trained with the student."""
+        return {}
+
+    def __call__(
+        self, student: Outputs, teachers: tuple[Outputs, ...], batch: Batch, params: dict[str, Any]
+    ) -> KD:
+        """Losses by example, [B] float32; the gradient stops at the teachers."""
+        zeros = jnp.zeros(student.logits.shape[0], jnp.float32)
+        return KD(per_example=zeros, penalty=jnp.zeros((), jnp.float32))

@@ -1,0 +1,1 @@
+"""Counts by group -> accuracy, worst group, spurious gaps, calibration."""

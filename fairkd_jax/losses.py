@@ -1,0 +1,69 @@
+"""Per-example losses, and the only three ways to reduce them: masked mean, sums and means by group.
+
+Every loss is unreduced and float32: the caller reduces, so that any debiasing method can weigh any
+loss. Log-space forms throughout: finite values and finite gradients for any finite logits.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def cross_entropy(logits: Float[Array, "B C"], label: Int[Array, "B"]) -> Float[Array, "B"]:
+    """`-log softmax(logits)[label]`."""
+    log_probs = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
+
+
+def soft_cross_entropy(
+    logits: Float[Array, "B C"], targets: Float[Array, "B C"]
+) -> Float[Array, "B"]:
+    """`-sum_c targets[c] log softmax(logits)[c]`."""
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=1)
+
+
+def task_loss(logits: Float[Array, "B C"], batch: dict) -> Float[Array, "B"]:
+    """Cross-entropy with `batch["targets"]` where a method mixed examples, else `batch["label"]`."""
+    if "targets" in batch:
+        return soft_cross_entropy(logits, batch["targets"])
+    return cross_entropy(logits, batch["label"])
+
+
+def generalized_cross_entropy(
+    logits: Float[Array, "B C"], label: Int[Array, "B"], q: Float[Array, ""] | float
+) -> Float[Array, "B"]:
+    """`(1 - p_label^q) / q` (arXiv 1805.07836); its gradient is `p_label^q` times that of CE."""
+    return -jnp.expm1(-q * cross_entropy(logits, label)) / q
+
+
+def kl_divergence(
+    teacher_logits: Float[Array, "B C"], student_logits: Float[Array, "B C"]
+) -> Float[Array, "B"]:
+    """`KL(softmax(teacher) || softmax(student))`, summed over classes; no gradient to the teacher."""
+    teacher_log_probs = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits))
+    gap = teacher_log_probs - jax.nn.log_softmax(student_logits)
+    return jnp.sum(jnp.exp(teacher_log_probs) * gap, axis=1)
+
+
+def masked_mean(values: Float[Array, "B"], mask: Float[Array, "B"]) -> Float[Array, ""]:
+    """Mean of `values` over rows with mask 1; 0 where there are none."""
+    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def group_sums(
+    values: Float[Array, "B"], group: Int[Array, "B"], mask: Float[Array, "B"], num_groups: int
+) -> tuple[Float[Array, "G"], Float[Array, "G"]]:
+    """Sum of `values` and number of rows, by group, over rows with mask 1.
+
+    A product with a one-hot matrix: over a sharded batch it is a sum over the global batch.
+    """
+    member = jax.nn.one_hot(group, num_groups, dtype=jnp.float32) * mask[:, None]
+    return values @ member, jnp.sum(member, axis=0)
+
+
+def group_means(
+    values: Float[Array, "B"], group: Int[Array, "B"], mask: Float[Array, "B"], num_groups: int
+) -> tuple[Float[Array, "G"], Float[Array, "G"]]:
+    """Mean of `values` by group (0 for a group absent from the batch), and the number of rows."""
+    sums, counts = group_sums(values, group, mask, num_groups)
+    return sums / jnp.maximum(counts, 1.0), counts

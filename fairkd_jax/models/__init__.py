@@ -1,0 +1,1 @@
+"""An architecture as two pure functions, with a tape of named intermediates."""

@@ -1,0 +1,1 @@
+"""Finished stages -> records, intervals, figures, one HTML page."""

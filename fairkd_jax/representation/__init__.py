@@ -1,0 +1,1 @@
+"""Two nets -> how they differ inside."""

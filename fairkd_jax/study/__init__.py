@@ -1,0 +1,1 @@
+"""Axes -> runs -> stages, each trained once."""

@@ -1,0 +1,1 @@
+"""One step -> a loop -> a checkpoint."""

@@ -1,0 +1,86 @@
+"""What flows between the rooms: batches, network outputs, the state of training.
+
+Letters used in shapes everywhere: B batch, T tokens, D width, N heads, H head width, C classes,
+G groups, A attributes, X Y K image height, width and channels, L lanes.
+"""
+
+from typing import Any
+
+from flax import struct
+
+Array = Any  # jax.Array, numpy array, ShapeDtypeStruct or sharding: pytrees carry all four
+Batch = dict[str, Any]
+"""A dict of arrays with leading axis B; nothing strips it.
+
+"views"      {view name: {array name: [B, ...]}}: what nets read; a net names the view it wants
+"label"      int32 [B]
+"attribute"  int32 [B], the spurious attribute   } absent when the method may not see them
+"group"      int32 [B], label * A + attribute    }
+"id"         int32 [B], stable identity of the example within its split
+"real"       float32 [B], 1 for an example, 0 for a padding row
+"tables"     {table name: {column name: [B, ...]}}: columns that earlier stages wrote, joined by id
+"targets"    float32 [B, C], optional: soft labels, set by methods that mix examples
+"""
+
+
+@struct.dataclass
+class Outputs:
+    """What every architecture returns."""
+
+    logits: Array  # [B, C] float32
+    features: Array = None  # [B, D] float32: what the head reads
+    taps: dict[str, Array] = struct.field(default_factory=dict)  # intermediates asked for, by name
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a training step changes; donated to each step, checkpointed whole.
+
+    params  {"nets": {"student": ..., other trained nets}, "debias": ..., "distill": {"0": ...}}
+    stats   {net name: BatchNorm statistics}
+    opt     optimizer state
+    memory  what a debiasing method remembers without gradient (GroupDRO's weights)
+    """
+
+    step: Array  # int32 []
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    opt: Any
+    memory: dict[str, Any]
+
+
+@struct.dataclass
+class Terms:
+    """Per-example losses on their way to a debiasing method, which reduces them to a scalar."""
+
+    task: Array  # [B] float32
+    distill: Array  # [B] float32, weighted sum over distillers (before kd_weight)
+    total: Array  # [B] float32: what the method reduces; which terms it holds is `mix.scope`
+
+
+@struct.dataclass
+class KD:
+    """What a distillation method returns."""
+
+    per_example: Array  # [B] float32
+    penalty: Array  # float32 []: what does not decompose over examples; added outside the debiasing
+    metrics: dict[str, Array] = struct.field(default_factory=dict)
+
+
+@struct.dataclass
+class Spec:
+    """What a method may know when it creates its parameters and its memory.
+
+    Counts are arrays, so that methods on data sets of equal shape share one compiled program.
+    """
+
+    group_counts: Array  # [G] float32, training examples by group; NaN where attributes are hidden
+    label_counts: Array  # [C] float32, training examples by label
+    student: Outputs  # of shapes
+    teachers: tuple[Outputs, ...] = ()  # of shapes
+    num_classes: int = struct.field(pytree_node=False, default=2)
+    num_attributes: int = struct.field(pytree_node=False, default=2)
+
+    @property
+    def num_groups(self) -> int:
+        return self.num_classes * self.num_attributes

@@ -1,0 +1,43 @@
+"""Shapes and types are checked on every call in tests, eight devices are pretended, data are found.
+
+FAIRKD_ORACLES and FAIRKD_DATA name folders of reference numbers and of real data; tests that need
+one skip, with the reason, where it is absent.
+"""
+
+import os
+import pathlib
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("fairkd_jax", "beartype.beartype")
+jax.config.update("jax_num_cpu_devices", 8)
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def folder(variable: str, default: str) -> pathlib.Path | None:
+    """The folder that an environment variable names, or the default; None where absent."""
+    path = pathlib.Path(os.environ.get(variable) or ROOT / default)
+    return path if path.is_dir() else None
+
+
+ORACLES = folder("FAIRKD_ORACLES", "../shared/reference/oracles")
+DATA = folder("FAIRKD_DATA", "../shared/data")
+
+
+@pytest.fixture
+def data_folder() -> pathlib.Path:
+    """Real data sets; skips where there are none."""
+    if DATA is None:
+        pytest.skip("no folder of real data: set FAIRKD_DATA")
+    return DATA
+
+
+@pytest.fixture
+def oracles() -> pathlib.Path:
+    """Reference numbers; skips where there are none."""
+    if ORACLES is None:
+        pytest.skip("no folder of reference numbers: set FAIRKD_ORACLES")
+    return ORACLES
