@@ -258,8 +258,8 @@ def _parse_field(field: dataclasses.Field, value: Any, place: str) -> Any:
     default = field.default
     if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    if dataclasses.is_dataclass(default):
-        return parse(type(default), value, place)
+    if dataclasses.is_dataclass(field.type):
+        return parse(field.type, value, place)
     if isinstance(value, ConfigDict):
         value = value.to_dict()
     if field.name == "evaluate":
@@ -292,3 +292,11 @@ def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any
         )
         value = dataclasses.replace(value, **{key: inner})
     return value
+
+
+KINDS = {
+    "train": TrainStage,
+    "table": TableStage,
+    "evaluate": EvaluateStage,
+    "compare": CompareStage,
+}

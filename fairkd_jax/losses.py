@@ -22,10 +22,20 @@ def soft_cross_entropy(
     return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=1)
 
 
+def soft_labels(batch: dict, num_classes: int) -> Float[Array, "B {num_classes}"]:
+    """One-hot labels, or the mixture of two where a method mixed examples."""
+    targets = jax.nn.one_hot(batch["label"], num_classes)
+    if "partner_label" in batch:
+        weight = batch["label_weight"][:, None]
+        partner = jax.nn.one_hot(batch["partner_label"], num_classes)
+        targets = weight * targets + (1 - weight) * partner
+    return targets
+
+
 def task_loss(logits: Float[Array, "B C"], batch: dict) -> Float[Array, "B"]:
-    """Cross-entropy with `batch["targets"]` where a method mixed examples, else `batch["label"]`."""
-    if "targets" in batch:
-        return soft_cross_entropy(logits, batch["targets"])
+    """Cross-entropy with the label, or with both labels where a method mixed examples."""
+    if "partner_label" in batch:
+        return soft_cross_entropy(logits, soft_labels(batch, logits.shape[1]))
     return cross_entropy(logits, batch["label"])
 
 
@@ -39,7 +49,7 @@ def generalized_cross_entropy(
 def kl_divergence(
     teacher_logits: Float[Array, "B C"], student_logits: Float[Array, "B C"]
 ) -> Float[Array, "B"]:
-    """`KL(softmax(teacher) || softmax(student))`, summed over classes; no gradient to the teacher."""
+    """`KL(softmax(teacher) || softmax(student))`, over classes; no gradient to the teacher."""
     teacher_log_probs = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits))
     gap = teacher_log_probs - jax.nn.log_softmax(student_logits)
     return jnp.sum(jnp.exp(teacher_log_probs) * gap, axis=1)

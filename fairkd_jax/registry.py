@@ -90,8 +90,20 @@ def build(room: str, spec: Mapping[str, Any]) -> Any:
     for key, value in options.items():
         if key not in fields:
             raise UnknownName(key, f"option of {room} plugin {name!r}:", fields)
-        options[key] = check_type(value, fields[key].default, f"{room}.{name}.{key}")
+        default = fields[key].default
+        value = freeze(value) if isinstance(default, tuple) else value
+        options[key] = check_type(value, default, f"{room}.{name}.{key}")
     return cls(**options)
+
+
+def freeze(value: Any) -> Any:
+    """Lists as tuples and mappings as sorted tuples of pairs, all the way down.
+
+    So that an option whose default is a tuple may be static: it hashes. Pairs read back by `dict`.
+    """
+    if isinstance(value, Mapping):
+        return tuple((k, freeze(v)) for k, v in sorted(value.items()))
+    return tuple(freeze(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def defaults(room: str, name: str) -> dict[str, Any]:

@@ -19,7 +19,8 @@ Batch = dict[str, Any]
 "id"         int32 [B], stable identity of the example within its split
 "real"       float32 [B], 1 for an example, 0 for a padding row
 "tables"     {table name: {column name: [B, ...]}}: columns that earlier stages wrote, joined by id
-"targets"    float32 [B, C], optional: soft labels, set by methods that mix examples
+"partner_label" int32 [B], "label_weight" float32 [B]: only where a method mixes two examples into
+             one; `label` then counts `label_weight`, the partner's label the rest
 """
 
 
@@ -30,6 +31,7 @@ class Outputs:
     logits: Array  # [B, C] float32
     features: Array = None  # [B, D] float32: what the head reads
     taps: dict[str, Array] = struct.field(default_factory=dict)  # intermediates asked for, by name
+    mask: Array = None  # [B, T] float32, 1 on real tokens of the net's view; None: all are real
 
 
 @struct.dataclass
@@ -80,6 +82,7 @@ class Spec:
     teachers: tuple[Outputs, ...] = ()  # of shapes
     num_classes: int = struct.field(pytree_node=False, default=2)
     num_attributes: int = struct.field(pytree_node=False, default=2)
+    num_examples: int = struct.field(pytree_node=False, default=0)  # ids of the split are below it
 
     @property
     def num_groups(self) -> int:

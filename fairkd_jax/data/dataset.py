@@ -113,3 +113,10 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays [n, ...] for the rows given; a pure function, row by row."""
+
+
+def column(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """A raw column; UnknownName if the set has none of that name (an image view of text)."""
+    if name not in columns:
+        raise UnknownName(name, "column of the data set", columns)
+    return columns[name]

@@ -6,8 +6,10 @@ names and booleans are `struct.field(pytree_node=False, default=...)`. It holds 
 parameters and own memory come from `init` and travel in the training state.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 from flax import struct
 
 from fairkd_jax.config import Stage
@@ -41,6 +43,12 @@ class Debiaser:
         """Raises ValueError before any compute where the method cannot work on these data.
 
         `spec.group_counts` and `spec.label_counts` are concrete here.
+        """
+
+    def check_tables(self, tables: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Raises ValueError, before any step, for whole tables that the method cannot learn from.
+
+        `tables` are those it reads, by table name and column name: [N, ...], a row an example.
         """
 
     def init(self, spec: Spec, key: Array) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -77,13 +77,15 @@ class Net:
         module = nnx.merge(_graph(self), variables["params"], variables["stats"])
         tape = Tape(save, dict(edits or {}))
         rngs = nnx.Rngs(key) if key is not None else None
-        outputs = module(batch["views"][self.view], tape, train=train, rngs=rngs)
+        inputs = batch["views"][self.view]
+        outputs = module(inputs, tape, train=train, rngs=rngs)
         stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
         return (
             Outputs(
                 logits=outputs.logits.astype(jnp.float32),
                 features=outputs.features.astype(jnp.float32),
                 taps=tape.finish(),
+                mask=inputs["mask"].astype(jnp.float32) if "mask" in inputs else None,
             ),
             stats,
         )

@@ -1,0 +1,90 @@
+"""Domain-adversarial training against the attribute, by gradient reversal (arXiv 1505.07818).
+
+A discriminator reads the attribute from the student's features and descends on its loss `L_d`; the
+features ascend on it. Conditional form: it also sees the label (arXiv 1711.10455).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array as JaxArray
+from jaxtyping import Float
+
+from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.losses import cross_entropy, masked_mean
+from fairkd_jax.types import Array, Spec
+
+
+@jax.custom_vjp
+def reverse_gradient(x: Float[JaxArray, "*shape"], strength: Array) -> Float[JaxArray, "*shape"]:
+    """`x`; its gradient is multiplied by `-strength`, and `strength` gets none."""
+    return x
+
+
+reverse_gradient.defvjp(
+    lambda x, strength: (x, strength),
+    lambda strength, g: (-strength * g, jnp.zeros_like(strength)),
+)
+
+
+def discriminate(layers: dict, x: Float[JaxArray, "B D"]) -> Float[JaxArray, "B A"]:
+    """Logits over attributes: dense layers with ReLU between them."""
+    for i in range(len(layers)):
+        x = jax.nn.relu(x) if i else x
+        x = x @ layers[f"layer{i}"]["kernel"] + layers[f"layer{i}"]["bias"]
+    return x
+
+
+@struct.dataclass
+class DANN(Debiaser):
+    """`mean loss + L_d`, `L_d = CE(attribute) + gradient_penalty |dCE / d input|^2`.
+
+    One optimizer moves all parameters at once; DomainBed, whose losses these are, gives each player
+    its own Adam (first moment .5) and turns.
+    """
+
+    sees_attributes = True
+
+    strength: Array = 1.0  # of the reversed gradient at the features (lambda)
+    gradient_penalty: Array = 0.0
+    conditional: bool = struct.field(pytree_node=False, default=False)  # adds a label embedding
+    width: int = struct.field(pytree_node=False, default=256)  # of the hidden layers
+    depth: int = struct.field(pytree_node=False, default=3)  # dense layers; 1: linear
+
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError for a discriminator without layers or width."""
+        if self.depth < 1 or self.width < 1:
+            raise ValueError(f"dann: depth = {self.depth}, width = {self.width}; both from 1 on")
+
+    def init(self, spec, key):
+        """Own parameters: the discriminator's layers, and embeddings of labels if conditional."""
+        features = spec.student.features.shape[-1]
+        sizes = (features, *[self.width] * (self.depth - 1), spec.num_attributes)
+        *keys, embed = jax.random.split(key, self.depth + 1)
+        make = jax.nn.initializers.lecun_normal()
+        params = {
+            "discriminator": {
+                f"layer{i}": {"kernel": make(k, sizes[i : i + 2]), "bias": jnp.zeros(sizes[i + 1])}
+                for i, k in enumerate(keys)
+            }
+        }
+        if self.conditional:
+            shape = (spec.num_classes, features)
+            params["label_embedding"] = jax.random.normal(embed, shape)
+        return params, {}
+
+    def __call__(self, terms, outputs, batch, params, memory, key):
+        """Adds the discriminator's loss, seen through a gradient reversal by the features."""
+        x = reverse_gradient(outputs["student"].features, jnp.asarray(self.strength))
+        if self.conditional:
+            x = x + params["label_embedding"][batch["label"]]
+
+        def by_example(x):
+            return cross_entropy(discriminate(params["discriminator"], x), batch["attribute"])
+
+        losses, pullback = jax.vjp(by_example, x)
+        (slope,) = pullback(jnp.ones_like(losses))
+        losses = losses + self.gradient_penalty * jnp.sum(slope**2, axis=1)
+        adversary = masked_mean(losses, batch["real"])
+        metrics = {"discriminator_loss": adversary}
+        return masked_mean(terms.total, batch["real"]) + adversary, memory, metrics

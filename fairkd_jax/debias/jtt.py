@@ -1,0 +1,61 @@
+"""Just train twice (arXiv 2107.09044): a second net weighs what a first, brief one got wrong.
+
+`sum over mistakes of factor * l + sum over the rest of l` (paper, section 4), as a mean.
+"""
+
+import dataclasses
+
+import numpy as np
+from flax import struct
+
+from fairkd_jax.config import Mix, Stage, TableStage
+from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.losses import masked_mean
+from fairkd_jax.types import Array
+
+
+@struct.dataclass
+class JTT(Debiaser):
+    """The mean of losses, those of the identification net's mistakes times `factor`.
+
+    `factor` is the weight of the paper and of BalancingGroups; the authors' script appends `factor`
+    copies, which makes it one more. The mean is over examples, not over their weights.
+    """
+
+    tables = ("mistakes",)
+
+    factor: Array = 50.0  # weight of a mistake (lambda)
+    identify_steps: Array = 0  # of the identification net; 0: a fifth of the steps of the second
+
+    def stages(self, base: Stage) -> Stage:
+        """Identification by plain ERM without a teacher; its mistakes; the base, reading them."""
+        steps = self.identify_steps or max(1, base.config.train.steps // 5)
+        identify = base.change(
+            {
+                "debias": {"name": "erm"},
+                "distill": {"name": "none"},
+                "mix": Mix(),
+                "train.steps": int(steps),
+                "train.select": "last",
+            }
+        )
+        start = {k: v for k, v in base.inputs.items() if k == "init"}
+        identify = dataclasses.replace(identify, inputs=start)
+        table = TableStage(columns=("mistake",), split=base.config.data.split)
+        return base.hang(mistakes=Stage("table", table, {"net": identify}))
+
+    def check_tables(self, tables):
+        """Raises ValueError where the identification net made no mistake."""
+        mistakes = np.asarray(tables["mistakes"]["mistake"])
+        if not mistakes.any():
+            raise ValueError(
+                f"jtt: the identification net is right on all {mistakes.size} training examples, "
+                f"so there is no error set to weigh. Train it for fewer steps (debias."
+                f"identify_steps = {self.identify_steps}) or with more regularisation"
+            )
+
+    def __call__(self, terms, outputs, batch, params, memory, key):
+        """`mean((1 + (factor - 1) mistake) l)` over real examples."""
+        mistake = batch["tables"]["mistakes"]["mistake"].astype(terms.total.dtype)
+        loss = masked_mean((1.0 + (self.factor - 1.0) * mistake) * terms.total, batch["real"])
+        return loss, memory, {"mistakes": masked_mean(mistake, batch["real"])}

@@ -1,0 +1,119 @@
+"""Counts by group of one batch, addable over batches and hosts: what every fairness number needs.
+
+On a device counts are int32 and sums float32; the host adds them up in int64 and float64, so that
+no count is ever rounded and the order of batches does not show.
+"""
+
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array as JaxArray
+from jaxtyping import Float, Int, Integer
+
+from fairkd_jax.data.dataset import Info
+from fairkd_jax.types import Array, Batch
+
+NUM_BINS = 15  # of the calibration error, as in Guo et al. (arXiv 1706.04599)
+
+
+@struct.dataclass
+class Sums:
+    """Additive facts about predictions on real rows; `a + b` is that of both sets of rows.
+
+    As group is label * A + attribute, `predicted` is a confusion matrix for each attribute.
+    """
+
+    predicted: Array  # int [G, C], rows by group and predicted label
+    loss: Array  # float [G], cross-entropy
+    squared_error: Array  # float [G], between probabilities and one-hot label, over labels
+    bin_count: Array  # int [bins], rows by confidence in the predicted label
+    bin_confidence: Array  # float [bins]
+    bin_correct: Array  # int [bins]
+
+    @classmethod
+    def zero(cls, num_groups: int, num_labels: int, num_bins: int = NUM_BINS) -> "Sums":
+        """No rows, on the host (int64 and float64)."""
+        return cls(
+            predicted=np.zeros((num_groups, num_labels), np.int64),
+            loss=np.zeros(num_groups),
+            squared_error=np.zeros(num_groups),
+            bin_count=np.zeros(num_bins, np.int64),
+            bin_confidence=np.zeros(num_bins),
+            bin_correct=np.zeros(num_bins, np.int64),
+        )
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return jax.tree.map(operator.add, self, other)
+
+
+def label_map(net_label_names: tuple[str, ...], info: Info) -> Int[np.ndarray, "C_net"]:
+    """For each class of a net, the label of the set that it counts as, by name.
+
+    `info.collapses` says which other names count as a label of the set: a net that knows neutral
+    and contradiction can be scored on a set that knows only non-entailment.
+    Raises ValueError where a class has no label, or a label no class.
+    """
+    place = {}
+    for i, name in enumerate(info.label_names):
+        place |= dict.fromkeys(info.collapses.get(name, ()), i)
+    place |= {name: i for i, name in enumerate(info.label_names)}
+    found = [place.get(name) for name in net_label_names]
+    if set(found) != set(range(len(info.label_names))):
+        raise ValueError(
+            f"labels of the net {list(net_label_names)} do not match those of the set "
+            f"{list(info.label_names)} (collapsing {dict(info.collapses)})"
+        )
+    return np.asarray(found, np.int32)
+
+
+def count(
+    logits: Float[JaxArray, "B C_net"],
+    batch: Batch,
+    labels: Integer[Array, "C_net"],
+    *,
+    num_groups: int,
+    num_labels: int,
+    num_bins: int = NUM_BINS,
+) -> Sums:
+    """Sums of one batch, over rows with `real` 1; over a sharded batch, of the global batch.
+
+    `labels` is a `label_map`: the prediction is the net's largest class (the first of equals), then
+    mapped; the probability of a label is the sum over the classes that count as it.
+    Bins are of equal width, open on the left and closed on the right.
+    """
+    real = batch["real"] > 0
+    log_probs = jax.nn.log_softmax(logits)
+    predicted = labels[jnp.argmax(logits, axis=1)]
+    correct = predicted == batch["label"]
+
+    def log_prob(label: JaxArray) -> JaxArray:
+        return jax.nn.logsumexp(log_probs, axis=1, where=labels == label[:, None])
+
+    confidence = jnp.exp(log_prob(predicted))
+    to_label = jax.nn.one_hot(labels, num_labels, dtype=log_probs.dtype)
+    probs = jnp.matmul(jnp.exp(log_probs), to_label, precision="highest")
+    error = probs - jax.nn.one_hot(batch["label"], num_labels, dtype=probs.dtype)
+
+    edges = jnp.linspace(0, 1, num_bins + 1, dtype=confidence.dtype)[1:-1]
+    place = jnp.sum(confidence[:, None] > edges, axis=1)
+    in_group = (batch["group"][:, None] == jnp.arange(num_groups)) & real[:, None]
+    in_bin = (place[:, None] == jnp.arange(num_bins)) & real[:, None]
+
+    def total(values: JaxArray, member: JaxArray) -> JaxArray:
+        # selected, not multiplied: a padding row may hold NaN; summed, not a dot product: on
+        # accelerators that would round the values to bfloat16 or tf32
+        return jnp.sum(jnp.where(member, values[:, None], 0), axis=0)
+
+    return Sums(
+        predicted=jnp.zeros((num_groups, num_labels), jnp.int32)
+        .at[batch["group"], predicted]
+        .add(real.astype(jnp.int32)),
+        loss=total(-log_prob(batch["label"]), in_group),
+        squared_error=total(jnp.sum(error**2, axis=1), in_group),
+        bin_count=jnp.sum(in_bin, axis=0, dtype=jnp.int32),
+        bin_confidence=total(confidence, in_bin),
+        bin_correct=jnp.sum(in_bin & correct[:, None], axis=0, dtype=jnp.int32),
+    )

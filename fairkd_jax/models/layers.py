@@ -1,0 +1,127 @@
+"""Blocks that several families share: dense, attention, convolution, normalisation.
+
+Parameters are float32; `dtype` is what products are computed in, "float32" or "bfloat16". Statistics
+of a normalisation, softmax and logits are float32 whatever it is.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from fairkd_jax.models.tape import Tape
+from fairkd_jax.registry import UnknownName
+
+DTYPES = ("float32", "bfloat16")
+he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")  # arXiv 1502.01852
+
+
+def check_dtype(dtype: str, family: str) -> None:
+    """Raises UnknownName for a compute dtype that is not offered."""
+    if dtype not in DTYPES:
+        raise UnknownName(dtype, f"dtype of {family}:", DTYPES)
+
+
+class Dense(nnx.Linear):
+    """`x @ kernel + bias` over the last axis, as one matrix product.
+
+    With the leading axes merged the product takes the fast path on CPU; elsewhere it is the same.
+    """
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        flat = super().__call__(x.reshape(-1, self.in_features))
+        return flat.reshape(*x.shape[:-1], self.out_features)
+
+
+def attend(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B S N H"],
+    value: Float[Array, "B S N H"],
+    mask: Bool[Array, "B 1 #T S"],
+    tape: Tape,
+    name: str,
+    dropout: nnx.Dropout,
+    *,
+    train: bool,
+    rngs: nnx.Rngs | None,
+) -> Float[Array, "B T N H"]:
+    """`softmax(query key^T / sqrt(H)) value` over the keys S where `mask` is true.
+
+    Fused, unless probabilities are needed: the tape wants `name` ([B, N, T, S] float32), or they
+    are dropped out in training. Both ways give the same; masked keys have probability 0.
+    """
+    if not (tape.wants(name) or (train and dropout.rate > 0)):
+        return jax.nn.dot_product_attention(query, key, value, mask=mask)
+    scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    probs = tape(name, jax.nn.softmax(scores))
+    probs = dropout(probs.astype(value.dtype), deterministic=not train, rngs=rngs)
+    return jnp.einsum("BNTS,BSNH->BTNH", probs, value)
+
+
+def convolve(
+    x: Float[Array, "B Y X K"], kernel: Float[Array, "M N K F"], stride: int
+) -> Float[Array, "B V U F"]:
+    """A convolution padded by `(size - 1) // 2` on every side, as PyTorch pads.
+
+    On CPU it is a matrix product over patches where XLA's convolution is slow: a kernel of 1x1, or
+    one larger than its map (a hundred times slower there).
+    """
+    height, width, _, features = kernel.shape
+    pad = ((height - 1) // 2,) * 2, ((width - 1) // 2,) * 2
+    slow = height * width == 1 or height > x.shape[1] or width > x.shape[2]
+    if not (slow and jax.default_backend() == "cpu"):
+        dims = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=dims)
+    padded = jnp.pad(x, ((0, 0), *pad, (0, 0)))
+    rows = padded.shape[1] - height + 1
+    columns = padded.shape[2] - width + 1
+    patches = jnp.concatenate(
+        [
+            padded[:, m : m + rows : stride, n : n + columns : stride]
+            for m in range(height)
+            for n in range(width)
+        ],
+        axis=-1,
+    )
+    flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, features)
+    return flat.reshape(*patches.shape[:-1], features)
+
+
+class Conv(nnx.Module):
+    """A square convolution without bias; `kernel` is [size, size, inputs, outputs]."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, stride: int, dtype: str, rngs: nnx.Rngs
+    ):
+        self.kernel = nnx.Param(he_normal(rngs.params(), (size, size, inputs, outputs)))
+        self.stride, self.dtype = stride, dtype
+
+    def __call__(self, x: Float[Array, "B Y X K"]) -> Float[Array, "B V U F"]:
+        return convolve(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last (arXiv 1502.03167), with PyTorch's statistics.
+
+    In training it normalises by the biased variance of the batch, padding rows included, and moves
+    the running statistics a tenth of the way to the batch's mean and unbiased variance.
+    """
+
+    def __init__(self, width: int, dtype: str, epsilon: float = 1e-5):
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(width)), nnx.BatchStat(jnp.ones(width))
+        self.dtype, self.epsilon = dtype, epsilon
+
+    def __call__(self, x: Float[Array, "... K"], train: bool) -> Float[Array, "... K"]:
+        x = x.astype(jnp.float32)
+        mean, var = self.mean[...], self.var[...]
+        if train:
+            axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+            batch_mean, batch_var = jnp.mean(x, axes), jnp.var(x, axes)
+            unbiased = batch_var * (count / max(count - 1, 1))
+            self.mean[...] = 0.9 * mean + 0.1 * batch_mean
+            self.var[...] = 0.9 * var + 0.1 * unbiased
+            mean, var = batch_mean, batch_var
+        scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+        return ((x - mean) * scale + self.bias[...]).astype(self.dtype)

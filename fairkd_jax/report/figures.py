@@ -1,0 +1,304 @@
+"""The four figures of a report, drawn with matplotlib and returned as SVG for inlining in the page.
+
+Roles keep one colour and one marker everywhere (Okabe and Ito's colour-blind-safe set). Text and
+axes take the page's text colour, so that a figure reads on a light and on a dark page.
+"""
+
+import dataclasses
+import io
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fairkd_jax.report import statistics
+from fairkd_jax.report.records import ROLES, Comparison, Finished, labels
+from fairkd_jax.report.statistics import Estimate
+
+COLOURS = {"teacher": "#0072B2", "baseline": "#D55E00", "distilled": "#009E73"}
+MARKERS = {"teacher": "o", "baseline": "s", "distilled": "D"}
+SHAPES = "osD^vP*X<>hp"  # of debiasing methods, where colour says the role
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+MOST_GROUPS = 12  # in one panel; of more, those in which the teacher does worst
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: it can be searched, and scales
+    "svg.hashsalt": "fairkd_jax",  # the same numbers give the same bytes
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure, what it shows for those who do not see it, and what its caption must say."""
+
+    name: str
+    figure: Figure
+    alt: str
+    caption: str
+
+    def svg(self) -> str:
+        """An `<svg>` element to put into a page: no prolog, no metadata, no foreign address."""
+        file = io.StringIO()
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(
+                file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+            )
+        svg = file.getvalue()
+        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several figures share a page: ids would repeat
+        svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace(INK, "currentColor")
+        return svg[svg.index("<svg") :].replace("<svg", '<svg role="presentation"', 1)
+
+
+def accuracy_by_group(
+    finished: Finished, comparisons: Sequence[Comparison], evaluation: str
+) -> Picture:
+    """Accuracy of teacher, baseline and distilled in each group, a panel for each comparison."""
+    metrics = finished.metrics(evaluation)
+    rows = metrics[(metrics["metric"] == "accuracy") & (metrics["group"] != "")]
+    sizes = {g: n for g, n in zip(rows["group"], rows["n"]) if n > 0}
+    groups, left_out = list(sizes), ""
+    if len(groups) > MOST_GROUPS:
+        teachers = [run for c in comparisons for run in c.runs["teacher"]]
+
+        def hardness(group: str) -> float:
+            return float(np.nanmean(finished.values(teachers, evaluation, "accuracy", group)))
+
+        groups = [g for g in groups if g in sorted(groups, key=hardness)[:MOST_GROUPS]]
+        left_out = f" Of {len(sizes)} groups, the {MOST_GROUPS} in which teachers do worst."
+    with matplotlib.rc_context(STYLE):
+        columns = min(3, len(comparisons))
+        lines = math.ceil(len(comparisons) / columns)
+        height = lines * (0.34 * len(groups) + 0.75) + 0.75
+        figure, axes = _grid(lines, columns, (9.6, height), sharex=True, sharey=True)
+        for ax, title in zip(axes, labels(comparisons)):
+            ax.set_title(textwrap.fill(title, 34))
+        for ax, comparison in zip(axes, comparisons):
+            for role, shift in zip(ROLES, (-0.22, 0.0, 0.22)):
+                found = [
+                    finished.values(comparison.runs[role], evaluation, "accuracy", g)
+                    for g in groups
+                ]
+                estimates = [statistics.over_seeds(v, (0.0, 1.0)) for v in found]
+                _dots(ax, estimates, np.arange(len(groups)) + shift, role)
+            ax.set_yticks(range(len(groups)), [f"{g} (n={sizes[g]})" for g in groups])
+            ax.set_ylim(len(groups) - 0.5, -0.5)
+            ax.set_xlim(-0.02, 1.02)
+            ax.grid(axis="x", alpha=0.25, color=INK, linewidth=0.5)
+        _label_bottom(axes[: len(comparisons)], columns, "accuracy")
+        _role_legend(figure, ROLES)
+    return Picture(
+        "Accuracy by group",
+        figure,
+        f"Dot plot with intervals: accuracy in {len(groups)} groups of {evaluation} for teacher,"
+        f" baseline and distilled student; {len(comparisons)} panels.",
+        f"Accuracy by group on {evaluation}.{left_out} Bars are 95% intervals of the mean.",
+    )
+
+
+def gap_against_teacher(
+    finished: Finished, comparisons: Sequence[Comparison], evaluation: str, metric: str
+) -> Picture:
+    """Each student's gap against its teacher's, a point a seed, with the line of equal gaps."""
+    name = metric.replace("_", " ")
+    shapes = dict(zip(dict.fromkeys(c.debias for c in comparisons), SHAPES * len(comparisons)))
+    with matplotlib.rc_context(STYLE):
+        figure, (ax,) = _grid(1, 1, (7.4, 4.9))
+        seen = []
+        for comparison in comparisons:
+            teacher = finished.values(comparison.runs["teacher"], evaluation, metric)
+            for role in ROLES[1:]:
+                student = finished.values(comparison.runs[role], evaluation, metric)
+                ax.scatter(
+                    teacher, student, s=34, alpha=0.75, linewidths=0,
+                    color=COLOURS[role], marker=shapes[comparison.debias],
+                )  # fmt: skip
+                seen += [*teacher, *student]
+        seen = [v for v in seen if np.isfinite(v)] or [0.0]
+        pad = 0.06 * (max(seen) - min(seen)) or 0.05
+        ends = (min(seen) - pad, max(seen) + pad)
+        ax.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--", zorder=0)
+        ax.set(xlim=ends, ylim=ends, xlabel=f"teacher's {name}", ylabel=f"student's {name}")
+        ax.set_aspect("equal")
+        ax.grid(alpha=0.25, color=INK, linewidth=0.5)
+        handles = [
+            *(Line2D([], [], color=COLOURS[r], marker="o", linestyle="", label=r) for r in ROLES[1:]),
+            *(
+                Line2D([], [], color=INK, marker=s, linestyle="", label=textwrap.fill(m, 26))
+                for m, s in shapes.items()
+            ),
+            Line2D([], [], color=INK, linestyle="--", linewidth=0.8, label="equal gaps"),
+        ]  # fmt: skip
+        figure.legend(handles=handles, loc="outside right upper")
+    return Picture(
+        "The student's gap against the teacher's",
+        figure,
+        f"Scatter plot: {name} of students against that of their teachers, with the diagonal.",
+        f"{name.capitalize()} on {evaluation}, a point a seed: above the dashed line the student"
+        " leans on the shortcut more than its teacher. Colour is the role, shape the method.",
+    )
+
+
+def differences(
+    comparisons: Sequence[Comparison],
+    estimates: dict[str, Sequence[Estimate]],
+    evaluation: str,
+    metric: str,
+) -> Picture:
+    """A panel for each named difference, a dot with interval for each comparison, a line at 0."""
+    name = metric.replace("_", " ")
+    with matplotlib.rc_context(STYLE):
+        size = (9.6, 0.42 * len(comparisons) + 1.1)
+        figure, axes = _grid(1, len(estimates), size, sharex=True, sharey=True)
+        for ax, (title, found) in zip(axes, estimates.items()):
+            _dots(ax, found, np.arange(len(found)), "distilled")
+            ax.axvline(0, color=INK, linewidth=0.9)
+            ax.set_title(title)
+            ax.set_xlabel(f"difference in {name}")
+            ax.set_yticks(range(len(found)), [textwrap.fill(t, 44) for t in labels(comparisons)])
+            ax.set_ylim(len(found) - 0.5, -0.5)
+            ax.margins(x=0.08)
+            ax.grid(axis="x", alpha=0.25, color=INK, linewidth=0.5)
+    return Picture(
+        "Distillability and contribution",
+        figure,
+        f"Dot plot with intervals around a line at zero: {' and '.join(estimates)} of"
+        f" {len(comparisons)} comparisons.",
+        f"Distillability (distilled - teacher) and contribution (distilled - baseline) in {name} on"
+        f" {evaluation}, paired by seed. Bars are 95% intervals; one that crosses the line at 0"
+        " shows no difference.",
+    )
+
+
+def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture | None:
+    """CKA of teacher's layers and student's, on aligned and on conflicting examples; None without.
+
+    Means over seeds; the third panel is conflicting minus aligned.
+    """
+    found = {}
+    for role in ROLES[1:]:
+        runs = [finished.runs[run] for run in comparison.runs[role]]
+        stages = [(run.get("comparisons", {}).get("teacher"), run["run"]) for run in runs]
+        results = [finished.result(s, run, "comparison with teacher") for s, run in stages if s]
+        if results:
+            found[role] = results
+    if not found:
+        return None
+    with matplotlib.rc_context(STYLE):
+        first, second = (next(iter(found.values()))[0][k] for k in ("first_layers", "second_layers"))
+        size = (9.6, 0.75 + len(found) * (1.5 + 0.2 * min(len(first), 12)))
+        figure, axes = _grid(len(found), 3, size, sharey=True)
+        spread = []
+        for line, (role, results) in enumerate(found.items()):
+            aligned, conflicting = (_mean_map(results, k) for k in ("aligned", "conflicting"))
+            panels = {"aligned": aligned, "conflicting": conflicting}
+            for ax, (kind, values) in zip(axes[3 * line :], panels.items()):
+                shown = _map(ax, values, f"{role}, {kind}", first, second, "viridis", (0.0, 1.0))
+            figure.colorbar(shown, ax=axes[3 * line + 1], label="CKA", fraction=0.05)
+            spread.append((axes[3 * line + 2], role, conflicting - aligned))
+            axes[3 * line].set_ylabel("teacher's layer")
+        most = max(float(np.nanmax(np.abs(values))) for _, _, values in spread) or 0.05
+        for ax, role, values in spread:
+            name = f"{role}, conflicting - aligned"
+            shown = _map(ax, values, name, first, second, "PuOr", (-most, most))
+            figure.colorbar(shown, ax=ax, label="difference", fraction=0.05)
+        for ax in axes[-3:]:
+            ax.set_xlabel("student's layer")
+    every = [r for results in found.values() for r in results]
+    null = {k: float(np.mean([_array(r[f"null_{k}"]) for r in every])) for k in ("aligned", "conflicting")}  # fmt: skip
+    n = {k: sorted({int(r[f"n_{k}"]) for r in every}) for k in ("aligned", "conflicting")}
+    sizes = {k: "–".join(str(v) for v in dict.fromkeys((v[0], v[-1]))) for k, v in n.items()}
+    return Picture(
+        f"CKA of teacher and student: {title}",
+        figure,
+        f"Heat maps of CKA between teacher's and student's layers ({', '.join(found)}), on aligned"
+        " and conflicting examples, and their difference.",
+        f"Debiased linear CKA, mean over {max(map(len, found.values()))} seeds, of"
+        f" {sizes['aligned']} aligned and {sizes['conflicting']} conflicting examples. Null (rows of"
+        f" one net shuffled), mean over layers: {null['aligned']:.3f} aligned,"
+        f" {null['conflicting']:.3f} conflicting.",
+    )
+
+
+def _grid(lines: int, columns: int, size: tuple[float, float], **shared: bool) -> tuple:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, **shared)
+    return figure, list(axes.flat)
+
+
+def _dots(ax: Axes, estimates: Sequence[Estimate], places: np.ndarray, role: str) -> None:
+    """Horizontal intervals with a marker; an undefined interval leaves the marker alone."""
+    for estimate, place in zip(estimates, places):
+        ax.plot([estimate.low, estimate.high], [place, place], color=COLOURS[role], linewidth=1.6)
+    values = [e.value for e in estimates]
+    ax.plot(values, places, linestyle="", marker=MARKERS[role], markersize=4.5, color=COLOURS[role])
+
+
+def _role_legend(figure: Figure, roles: Sequence[str]) -> None:
+    handles = [
+        Line2D([], [], color=COLOURS[r], marker=MARKERS[r], markersize=4.5, label=r) for r in roles
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(roles))
+
+
+def _label_bottom(axes: Sequence[Axes], columns: int, label: str) -> None:
+    """Names the x axis of the lowest panel in each column and hides what is under no panel."""
+    for ax in axes[-columns:]:
+        ax.set_xlabel(label)
+        ax.tick_params(labelbottom=True)
+    for unused in axes[0].figure.axes[len(axes) :]:
+        unused.set_visible(False)
+
+
+def _array(values: object) -> Float[np.ndarray, "..."]:
+    return np.array(values, np.float64)
+
+
+def _mean_map(results: Sequence[dict], key: str) -> Float[np.ndarray, "first second"]:
+    return np.mean([_array(r[key]) for r in results], axis=0)
+
+
+def _map(
+    ax: Axes,
+    values: Float[np.ndarray, "first second"],
+    title: str,
+    first: Sequence[str],
+    second: Sequence[str],
+    colours: str,
+    ends: tuple[float, float],
+) -> object:
+    shown = ax.imshow(
+        values, cmap=colours, vmin=ends[0], vmax=ends[1], origin="lower", aspect="auto",
+        interpolation="none",
+    )  # fmt: skip
+    ax.set_title(title)
+    ax.set_xticks(range(len(second)), second, rotation=90, fontsize=7.5)
+    ax.set_yticks(range(len(first)), first, fontsize=7.5)
+    ax.spines[:].set_visible(False)
+    if max(values.shape) <= 8:  # few enough to print the numbers
+        for (i, j), value in np.ndenumerate(values):
+            share = (value - ends[0]) / (ends[1] - ends[0])
+            dark = share < 0.55 if colours == "viridis" else abs(share - 0.5) > 0.35
+            ax.text(
+                j, i, f"{value:.2f}", ha="center", va="center", fontsize=7,
+                color="white" if dark else "black",
+            )  # fmt: skip
+    return shown

@@ -1,0 +1,290 @@
+"""A finished study as numbers: one measured value a row, and the trios of runs that are compared.
+
+A study folder holds `study.json` (what was run) and `stages/<identity>/result.json` (what came of
+it). Nothing here computes a statistic; `null` in JSON, an undefined value, becomes NaN.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from fairkd_jax.evaluation.fairness import gap_id_ood
+from fairkd_jax.registry import UnknownName
+
+COLUMNS = (
+    "study", "run", "role", "debias", "distill", "model", "parameters", "teacher_model", "seed",
+    "dataset", "split", "group", "metric", "value", "n", "selection", "stage",
+)  # fmt: skip
+ROLES = ("teacher", "baseline", "distilled")
+IN_DOMAIN = "in_domain"  # the evaluation that `gap_id_ood` subtracts the others from
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A method on a pair of models, over seeds: run ids by role, in the order of `seeds`."""
+
+    debias: str  # "teacher's method → student's" where they differ
+    distill: str
+    teacher_model: str
+    model: str
+    axes: tuple[tuple[str, str], ...]  # what else the study varies and the fields above do not say
+    seeds: tuple[int, ...]
+    runs: Mapping[str, tuple[str, ...]]
+
+    @property
+    def pair(self) -> str:
+        """Teacher's model → student's model."""
+        return f"{self.teacher_model} → {self.model}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What tells it from the others, most telling first."""
+        return (self.debias, self.distill, self.pair, *(f"{k}={v}" for k, v in self.axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished study: `study.json`, the results of its evaluations, and how to ask for values."""
+
+    folder: Path
+    about: Mapping[str, Any]
+    results: Mapping[str, Mapping[str, Any]]  # identity of an evaluate stage -> its result
+
+    @cached_property
+    def runs(self) -> dict[str, Mapping[str, Any]]:
+        """Runs by id, in the order of the study."""
+        return {run["run"]: run for run in self.about["runs"]}
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """`COLUMNS`, then "evaluation" (as `in_domain/test`) and "id" (the run's own id)."""
+        datasets = _dataset_names(self)
+        rows = [
+            {
+                "study": self.about["study"],
+                **{k: run[k] for k in COLUMNS if k in run},
+                "run": _run_name(run, self.telling_axes),
+                "dataset": datasets[evaluation, result["dataset"]],
+                "split": result["split"],
+                **value,
+                "stage": stage,
+                "evaluation": evaluation,
+                "id": run["run"],
+            }
+            for run in self.runs.values()
+            for evaluation, stage in run["evaluations"].items()
+            for result in [self.results[stage]]
+            for value in [*_values(result), *_gap_id_ood(self, run, evaluation)]
+        ]
+        return pd.DataFrame(rows, columns=[*COLUMNS, "evaluation", "id"])
+
+    @cached_property
+    def telling_axes(self) -> tuple[str, ...]:
+        """Axes that say more than method, distiller and models do, in the order of the study."""
+        seen: dict[tuple, set] = {}
+        for run in self.runs.values():
+            for axis, label in run.get("axes", {}).items():
+                seen.setdefault((axis, run["role"], _methods(run)), set()).add(str(label))
+        return tuple(dict.fromkeys(key[0] for key, labels in seen.items() if len(labels) > 1))
+
+    @cached_property
+    def _lookup(self) -> dict[tuple, float]:
+        keys = self.rows[["id", "evaluation", "metric", "group"]].itertuples(index=False, name=None)
+        return dict(zip(keys, self.rows["value"]))
+
+    def values(
+        self, runs: Iterable[str], evaluation: str, metric: str, group: str = ""
+    ) -> Float[np.ndarray, "runs"]:
+        """The value of each run, NaN where it has none."""
+        found = [self._lookup.get((run, evaluation, metric, group), math.nan) for run in runs]
+        return np.array(found, np.float64)
+
+    def metrics(self, evaluation: str) -> pd.DataFrame:
+        """Columns "metric", "group", "n" of an evaluation, each metric once, as first seen."""
+        rows = self.rows[self.rows["evaluation"] == evaluation]
+        return rows[["metric", "group", "n"]].drop_duplicates(["metric", "group"])
+
+    @cached_property
+    def evaluations(self) -> tuple[str, ...]:
+        """Names such as `in_domain/test`."""
+        return tuple(dict.fromkeys(self.rows["evaluation"]))
+
+    def headline(self) -> list[tuple[str, str, str]]:
+        """(evaluation, metric, group) of the metrics put first.
+
+        Raises UnknownName for one that was not measured.
+        """
+        known = {}
+        for evaluation in self.evaluations:
+            for metric, group, _ in self.metrics(evaluation).itertuples(index=False):
+                name = f"acc_group/{group}" if group else metric
+                known[f"{evaluation}/{name}"] = (evaluation, metric, group)
+        for name in self.about["headline"]:
+            if name not in known:
+                raise UnknownName(name, "headline metric of the study:", known)
+        return [known[name] for name in self.about["headline"]]
+
+    def comparisons(self) -> list[Comparison]:
+        """One for each method, pair of models and axis value.
+
+        Raises ValueError for two runs of one seed that nothing tells apart.
+        """
+        groups: dict[tuple, dict[int, Mapping[str, Any]]] = {}
+        for run in self.runs.values():
+            if run["role"] != "distilled":
+                continue
+            axes = run.get("axes", {})
+            key = (*_methods(run), *((a, str(axes[a])) for a in self.telling_axes if a in axes))
+            same = groups.setdefault(key, {})
+            if run["seed"] in same:
+                twin = same[run["seed"]]["run"]
+                raise ValueError(f"runs {twin!r} and {run['run']!r} differ in no axis and no seed")
+            same[run["seed"]] = run
+        return [
+            Comparison(
+                *key[:4],
+                axes=key[4:],
+                seeds=tuple(sorted(same)),
+                runs={
+                    role: tuple(same[s]["run" if role == "distilled" else f"{role}_run"] for s in sorted(same))
+                    for role in ROLES
+                },
+            )
+            for key, same in groups.items()
+        ]  # fmt: skip
+
+    def result(self, stage: str, run: str, what: str) -> dict[str, Any]:
+        """`stages/<stage>/result.json`; ValueError, naming the run, where it is missing."""
+        return _result(self.folder, stage, run, what)
+
+
+def read(folder: Path) -> Finished:
+    """The finished study in a folder.
+
+    Raises ValueError, naming the run, for a distilled run without its teacher or its baseline and
+    for a stage without a result; FileNotFoundError for a folder that holds no study.
+    """
+    path = folder / "study.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {folder} holds no finished study")
+    about = json.loads(path.read_text())
+    roles = {run["run"]: run["role"] for run in about["runs"]}
+    if len(roles) != len(about["runs"]):
+        raise ValueError(f"{path}: two runs share an id")
+    for run in about["runs"]:
+        if run["role"] not in ROLES:
+            raise UnknownName(run["role"], f"role of run {run['run']!r}:", ROLES)
+        for role in ROLES[:2] if run["role"] == "distilled" else ():
+            other = run.get(f"{role}_run", "")
+            # a teacher may be a distilled net itself; a baseline never is
+            if other not in roles or (role == "baseline" and roles[other] != role):
+                raise ValueError(
+                    f"run {run['run']!r} is distilled and has no {role} to be compared with"
+                    f" ({role}_run = {other!r}): the report would say nothing"
+                )
+    results = {
+        stage: _result(folder, stage, run["run"], evaluation)
+        for run in about["runs"]
+        for evaluation, stage in run["evaluations"].items()
+    }
+    return Finished(folder, about, results)
+
+
+def labels(comparisons: Sequence[Comparison]) -> list[str]:
+    """A short name for each comparison: its method, and what else differs between them."""
+    columns = list(zip(*(c.parts for c in comparisons)))
+    telling = [i for i, column in enumerate(columns) if i == 0 or len(set(column)) > 1]
+    return [" · ".join(c.parts[i] for i in telling) for c in comparisons]
+
+
+def write_csv(finished: Finished, path: Path) -> None:
+    """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined."""
+    finished.rows[list(COLUMNS)].to_csv(path, index=False, lineterminator="\n")
+
+
+def _result(folder: Path, stage: str, run: str, what: str) -> dict[str, Any]:
+    path = folder / "stages" / stage / "result.json"
+    if not path.is_file():
+        raise ValueError(f"run {run!r} has no result for {what!r}: {path} is missing")
+    return json.loads(path.read_text())
+
+
+def _methods(run: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    teacher = run.get("teacher_debias") or run["debias"]
+    debias = run["debias"] if teacher == run["debias"] else f"{teacher} → {run['debias']}"
+    return debias, run["distill"], run["teacher_model"], run["model"]
+
+
+def _run_name(run: Mapping[str, Any], axes: tuple[str, ...]) -> str:
+    """The id of a run with every axis that only the study knows: `... [mix.scope=task]`."""
+    labels = [f"{a}={run['axes'][a]}" for a in axes if a in run.get("axes", {})]
+    missing = [label for label in labels if label not in run["run"]]
+    return f"{run['run']} [{', '.join(missing)}]" if missing else run["run"]
+
+
+def _dataset_names(finished: Finished) -> dict[tuple[str, str], str]:
+    """(evaluation, set) -> the set's name, with the evaluation's where it alone is ambiguous."""
+    readers: dict[tuple[str, str], set[str]] = {}
+    for run in finished.runs.values():
+        for evaluation, stage in run["evaluations"].items():
+            result = finished.results[stage]
+            readers.setdefault((result["dataset"], result["split"]), set()).add(evaluation)
+    names = {}
+    for (dataset, _), evaluations in readers.items():
+        for evaluation in evaluations:
+            source = evaluation.partition("/")[0]
+            ambiguous = len(evaluations) > 1 and source != IN_DOMAIN
+            names[evaluation, dataset] = f"{dataset} ({source})" if ambiguous else dataset
+    return names
+
+
+def _values(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The metrics of one evaluation with the number of examples behind each."""
+    counts = dict(zip(result["group_names"], result["group_counts"]))
+    by_group = {g: _number(result["metrics"].get(f"acc_group/{g}")) for g in counts}
+    defined = {g: v for g, v in by_group.items() if not math.isnan(v)}
+    aligned = np.ravel(result["aligned"]).astype(bool)
+    behind = {  # metrics that read a part of the split only
+        "worst_group_accuracy": counts[min(defined, key=defined.get)] if defined else 0,
+        "acc_aligned": int(np.array(result["group_counts"])[aligned].sum()),
+        "acc_conflicting": int(np.array(result["group_counts"])[~aligned].sum()),
+    }
+    rows = []
+    for name, value in result["metrics"].items():
+        kind, _, group = name.partition("/")
+        if kind == "acc_group" and group in counts:
+            row = {"group": group, "metric": "accuracy", "n": counts[group]}
+        else:
+            row = {"group": "", "metric": name, "n": behind.get(name, sum(counts.values()))}
+        rows.append({**row, "value": _number(value)})
+    return rows
+
+
+def _gap_id_ood(
+    finished: Finished, run: Mapping[str, Any], evaluation: str
+) -> list[dict[str, Any]]:
+    """`acc_avg` in domain - `acc_avg` here: on the split of the same name, else on the last."""
+    source, _, split = evaluation.partition("/")
+    inside = [e for e in run["evaluations"] if e.partition("/")[0] == IN_DOMAIN]
+    if source == IN_DOMAIN or not inside:
+        return []
+    same = f"{IN_DOMAIN}/{split}"
+    pair = (same if same in inside else inside[-1], evaluation)
+    here = finished.results[run["evaluations"][evaluation]]
+    first, second = (
+        _number(finished.results[run["evaluations"][e]]["metrics"].get("acc_avg")) for e in pair
+    )
+    n = sum(here["group_counts"])
+    return [{"group": "", "metric": "gap_id_ood", "value": gap_id_ood(acc_id=first, acc_ood=second), "n": n}]
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

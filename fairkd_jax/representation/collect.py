@@ -1,0 +1,114 @@
+"""Reads what layers of nets say of examples: taps by name, pooled to one row an example.
+
+Pooling "mean" averages over the axes between example and channel: over real tokens where the net's
+view has a mask of their number, over space in images. "first" takes the first token ([CLS]). The
+heads of `head_out` are kept side by side.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Array as JaxArray
+from jaxtyping import Float, Shaped
+
+from fairkd_jax.models.net import Net
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.sharding import replicated_like
+from fairkd_jax.types import Array, Batch
+
+POOLS = ("mean", "first")
+Reader = tuple[Net, Mapping[str, Any], str]
+"""A net, its variables, and a regular expression over the names of the taps to read."""
+
+
+def collect(
+    reader: Reader,
+    batches: Iterable[Batch],
+    *,
+    pool: str = "mean",
+    put: Callable[[Batch], Batch] = lambda batch: batch,
+) -> tuple[dict[str, Float[np.ndarray, "N _"]], dict[str, Shaped[np.ndarray, "N"]]]:
+    """(float32 features by tap, columns "id" and "group") of the real rows of all batches."""
+    parts = [(taps[0], rows) for taps, rows in read([reader], batches, pool=pool, put=put)]
+    return join([taps for taps, _ in parts]), join([rows for _, rows in parts])
+
+
+def join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Dicts of columns, one after the other; keys keep their order."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def read(
+    readers: Sequence[Reader],
+    batches: Iterable[Batch],
+    *,
+    pool: str = "mean",
+    put: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Iterator[tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray]]]:
+    """For each batch, on the host: features by tap for each reader, and columns "id" and "group".
+
+    Only real rows are there. Raises UnknownName for an unknown pooling or taps that no layer has,
+    ValueError for taps that cannot be pooled.
+    """
+    if pool not in POOLS:
+        raise UnknownName(pool, "pooling", POOLS)
+    for batch in batches:
+        batch = put(batch)
+        out = replicated_like(batch)
+        taps = [_step(net, save, pool, out)(variables, batch) for net, variables, save in readers]
+        rows = _rows_step(out)({name: batch[name] for name in ("id", "group", "real")})
+        rows = jax.device_get(rows)
+        real = rows.pop("real") > 0
+        yield (
+            [{name: jax.device_get(x)[real] for name, x in net.items()} for net in taps],
+            {name: x[real] for name, x in rows.items()},
+        )
+
+
+@functools.lru_cache(maxsize=128)
+def _step(net: Net, save: str, pool: str, out: Sharding | None) -> Callable:
+    """Cached: comparisons of equal nets share one compiled program."""
+    names = []  # a jitted function returns dicts with sorted keys; layers keep the net's order
+
+    def step(variables, batch):
+        outputs, _ = net.apply(variables, batch, train=False, save=save)
+        mask = batch["views"][net.view].get("mask")
+        names[:] = outputs.taps
+        return [pooled(name, x, mask, pool) for name, x in outputs.taps.items()]
+
+    jitted = jax.jit(step, out_shardings=out)
+    return lambda variables, batch: dict(zip(names, jitted(variables, batch)))
+
+
+@functools.lru_cache(maxsize=128)
+def _rows_step(out: Sharding | None) -> Callable:
+    return jax.jit(lambda rows: rows, out_shardings=out)
+
+
+def pooled(
+    name: str, x: Shaped[Array, "B ..."], mask: Shaped[Array, "B T"] | None, pool: str
+) -> Float[JaxArray, "B D"]:
+    """One float32 row an example of the tap `name`, by the rules above.
+
+    Raises ValueError for attention probabilities, and for the first token of what has no tokens.
+    """
+    if name.endswith("_probs"):
+        raise ValueError(f"tap {name!r} holds attention probabilities: no features to compare")
+    x = x.astype(jnp.float32)
+    if name.endswith("head_out"):
+        x = x.reshape(*x.shape[:2], -1)
+    if x.ndim == 2:
+        return x
+    if pool == "first":
+        if x.ndim != 3:
+            raise ValueError(f"tap {name!r} of shape {x.shape} has no first token: pool by mean")
+        return x[:, 0]
+    if mask is not None and x.shape[1] == mask.shape[1]:
+        real = (mask > 0)[:, :, None]
+        return jnp.sum(jnp.where(real, x, 0), axis=1) / jnp.maximum(jnp.sum(real, axis=1), 1)
+    return jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))

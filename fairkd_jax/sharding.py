@@ -1,0 +1,90 @@
+"""Where arrays live: one mesh (`data`, `fsdp`) and one ordered table of rules over parameter paths.
+
+Batches are global arrays split over all devices, so a mean by group is a mean over the global batch
+and no collective is written by hand. `jax.jit` with shardings is pjit.
+"""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+RULES = (  # (pattern over paths such as "opt/.../student/block00/mlp_in/kernel", rule): first wins
+    (r".*/(kernel|embedding)", "fsdp"),
+    (r".*", "replicate"),
+)
+SMALLEST = (
+    2**16
+)  # arrays with fewer numbers are replicated: splitting them costs more than it saves
+
+
+def make_mesh(fsdp: int = 1, devices: Any = None) -> Mesh:
+    """A mesh over all devices, of which groups of `fsdp` share one copy of the large parameters.
+
+    Raises ValueError if `fsdp` does not divide the number of devices.
+    """
+    devices = np.asarray(jax.devices() if devices is None else devices)
+    if devices.size % fsdp:
+        raise ValueError(f"fsdp = {fsdp} does not divide {devices.size} devices")
+    # Auto is written out: axes are Explicit by default, where an embedding gather fails.
+    return Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicated_like(batch: Any) -> NamedSharding | None:
+    """For results that every process reads: replicated over the mesh of a batch, None without one."""
+    sharding = getattr(jax.tree.leaves(batch)[0], "sharding", None)
+    return replicated(sharding.mesh) if isinstance(sharding, NamedSharding) else None
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def state_shardings(shapes: Any, mesh: Mesh) -> Any:
+    """A sharding for each array of a tree, by its path; optimizer slots end like their parameters."""
+
+    def choose(path, leaf):
+        name = "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+        rule = next(rule for pattern, rule in RULES if re.fullmatch(pattern, name))
+        return NamedSharding(mesh, _spec(rule, leaf.shape, mesh.shape["fsdp"]))
+
+    return jax.tree_util.tree_map_with_path(choose, shapes)
+
+
+def _spec(rule: str, shape: tuple[int, ...], parts: int) -> PartitionSpec:
+    """Splits the longest axis that divides evenly, if the array is large enough."""
+    axes = [i for i, n in enumerate(shape) if n % parts == 0]
+    if rule != "fsdp" or parts == 1 or not axes or np.prod(shape) < SMALLEST:
+        return PartitionSpec()
+    split = max(axes, key=lambda i: shape[i])
+    return PartitionSpec(*["fsdp" if i == split else None for i in range(len(shape))])
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's rows of a batch as global arrays on the devices of the mesh."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
+    """Host values, equal in every process, as global arrays on every device."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, replicated(mesh))
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x)), tree
+    )
+
+
+def divisible(batch_size: int, mesh: Mesh) -> int:
+    """The smallest batch size, at least as large, that divides over the devices of the mesh."""
+    return -(-batch_size // mesh.size) * mesh.size

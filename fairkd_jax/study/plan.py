@@ -1,0 +1,215 @@
+"""Axes x seeds -> experiments -> runs -> stages, each stage once.
+
+An experiment is three runs: teacher f_T, baseline f_S (the student without distillation) and
+distilled g. A stage's identity is the hash of its config and inputs, so a teacher that several
+students need is planned, and trained, once.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fairkd_jax import registry
+from fairkd_jax.config import (
+    CompareStage,
+    Data,
+    EvaluateStage,
+    Experiment,
+    Mix,
+    Plugin,
+    Role,
+    Stage,
+    Study,
+    TableStage,
+    TrainStage,
+    update,
+)
+from fairkd_jax.train.step import table_of
+
+NO_DISTILLATION = ({"name": "none"},)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One net of an experiment and what is asked about it."""
+
+    role: str  # teacher | baseline | distilled
+    experiment: Experiment
+    axes: Mapping[str, str]  # axis name -> label of the value
+    net: Stage
+    evaluations: Mapping[str, Stage]  # "in_domain/test" -> stage
+    comparisons: Mapping[str, Stage]  # "teacher" -> stage
+    debias: Plugin = dataclasses.field(default_factory=dict)
+    distill: tuple[Plugin, ...] = NO_DISTILLATION
+    teacher: "Run | None" = None
+    baseline: "Run | None" = None
+
+    @property
+    def model(self) -> Plugin:
+        """The net's model config."""
+        return (
+            self.experiment.teacher if self.role == "teacher" else self.experiment.student
+        ).model
+
+    @property
+    def name(self) -> str:
+        """A readable identity."""
+        axes = [v for v in self.axes.values() if v not in (self.debias["name"], "")]
+        parts = [self.role, self.debias["name"], model_name(self.model), *axes]
+        return " ".join([*parts, f"seed{self.experiment.seed}", self.net.identity[:6]])
+
+
+def model_name(model: Plugin) -> str:
+    """ "bert/tiny"."""
+    return "/".join(str(model[k]) for k in ("name", "preset") if model.get(k))
+
+
+def label(value: Any) -> str:
+    """What an axis value is called in tables: its "label", a plugin's name, or itself."""
+    if isinstance(value, Mapping):
+        if "label" in value:
+            return str(value["label"])
+        if "name" in value:
+            return str(value["name"])
+        return ", ".join(label(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return "+".join(label(v) for v in value)
+    return str(value)
+
+
+def experiments(study: Study) -> Iterator[tuple[Experiment, dict[str, str]]]:
+    """Every experiment with the labels of its axis values, seed after seed."""
+    for seed in range(study.seeds):
+        for values in itertools.product(*study.axes.values()):
+            overrides: dict[str, Any] = {"seed": study.experiment.seed + seed}
+            for key, value in zip(study.axes, values):
+                dotted = isinstance(value, Mapping) and "name" not in value
+                overrides |= (
+                    {k: v for k, v in value.items() if k != "label"} if dotted else {key: value}
+                )
+            labels = {k: label(v) for k, v in zip(study.axes, values)}
+            yield update(study.experiment, overrides, "axes"), labels
+
+
+def _train(experiment: Experiment, role: Role, debias: Plugin) -> Stage:
+    return Stage(
+        "train",
+        TrainStage(
+            data=experiment.data,
+            model=role.model,
+            debias=debias,
+            distill=NO_DISTILLATION,
+            mix=Mix(),
+            optim=role.optim,
+            train=role.train,
+            seed=experiment.seed,
+        ),
+    )
+
+
+def _distilled(experiment: Experiment, debias: Plugin, teacher: Stage) -> Stage:
+    """The student under a teacher: live where its inside is read or inputs change, else a table."""
+    methods = [registry.build("distill", d) for d in experiment.distill]
+    method = registry.build("debias", debias)
+    stage = dataclasses.replace(
+        (base := _train(experiment, experiment.student, debias)),
+        config=dataclasses.replace(base.config, distill=experiment.distill, mix=experiment.mix),
+    )
+    reads = {m.reads for m in methods}
+    if "inside" in reads or (method.changes_inputs and reads != {"nothing"}):
+        stage = stage.hang(teacher=teacher)
+    elif "logits" in reads:
+        table = Stage("table", TableStage(("logits",), experiment.data.split), {"net": teacher})
+        stage = stage.hang(**{table_of("teacher"): table})
+    for distiller in methods:
+        stage = distiller.stages(stage)
+    return method.stages(stage)
+
+
+def runs(study: Study) -> list[Run]:
+    """All runs of a study; a run that several experiments share is listed once."""
+    found: dict[tuple[str, str, str], Run] = {}
+
+    def add(run: Run) -> Run:
+        return found.setdefault((run.role, run.net.identity, label(run.axes)), run)
+
+    for experiment, axes in experiments(study):
+        second = experiment.distilled_debias or experiment.debias
+        nets = {
+            "teacher": registry.build("debias", experiment.debias).stages(
+                _train(experiment, experiment.teacher, experiment.debias)
+            ),
+            "baseline": registry.build("debias", experiment.debias).stages(
+                _train(experiment, experiment.student, experiment.debias)
+            ),
+        }
+        nets["distilled"] = _distilled(experiment, second, nets["teacher"])
+        made: dict[str, Run] = {}
+        for role, net in nets.items():
+            made[role] = add(
+                Run(
+                    role=role,
+                    experiment=experiment,
+                    axes=axes,
+                    net=net,
+                    evaluations=_evaluations(experiment, net),
+                    comparisons=_comparisons(experiment, nets["teacher"], net, role),
+                    debias=second if role == "distilled" else experiment.debias,
+                    distill=experiment.distill if role == "distilled" else NO_DISTILLATION,
+                    teacher=made.get("teacher"),
+                    baseline=made.get("baseline"),
+                )
+            )
+    return list(found.values())
+
+
+def _evaluations(experiment: Experiment, net: Stage) -> dict[str, Stage]:
+    return {
+        f"{name}/{split}": Stage(
+            "evaluate", EvaluateStage(e.set, split, e.batch_size), {"net": net}
+        )
+        for name, e in experiment.evaluate.items()
+        for split in e.splits
+    }
+
+
+def _comparisons(experiment: Experiment, teacher: Stage, net: Stage, role: str) -> dict[str, Stage]:
+    if role == "teacher" or not experiment.compare.first:
+        return {}
+    inputs = {"first": teacher, "second": net}
+    return {"teacher": Stage("compare", CompareStage(experiment.compare), inputs)}
+
+
+def stages(all_runs: list[Run]) -> list[Stage]:
+    """Every stage once, after its inputs."""
+    ordered: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.identity not in ordered:
+            for before in stage.inputs.values():
+                visit(before)
+            ordered[stage.identity] = stage
+
+    for run in all_runs:
+        for stage in (run.net, *run.evaluations.values(), *run.comparisons.values()):
+            visit(stage)
+    return list(ordered.values())
+
+
+def data_of(stage: Stage) -> Data:
+    """The data config of the net that a stage is about."""
+    while stage.kind != "train":
+        stage = stage.inputs.get("net") or stage.inputs["first"]
+    return stage.config.data
+
+
+def smoke(study: Study) -> Study:
+    """The study shrunk to seconds: one seed, a few steps of small batches, every stage kind."""
+    small = {"steps": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2}
+    overrides: dict[str, Any] = {"compare.examples": 16}
+    for role in ("teacher", "student"):
+        train = getattr(study.experiment, role).train
+        overrides |= {f"{role}.train.{k}": v for k, v in small.items()}
+        overrides[f"{role}.train.eval_every"] = min(train.eval_every, 2)
+    return dataclasses.replace(study, seeds=1, experiment=update(study.experiment, overrides))

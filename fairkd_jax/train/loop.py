@@ -1,0 +1,289 @@
+"""Trains one net, from its config to its weights: a linear story that may be killed anywhere.
+
+Order within a step matters: train, then check and log, then validate, then checkpoint. So a
+checkpoint at step s means that everything up to s was checked, logged and validated.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from fairkd_jax import registry, sharding
+from fairkd_jax.config import Data, TrainStage
+from fairkd_jax.data import pipeline
+from fairkd_jax.data.tables import Table
+from fairkd_jax.models.net import Net, make_net
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.train import log, optim
+from fairkd_jax.train.checkpoint import Checkpoints, save_net
+from fairkd_jax.train.step import (
+    Methods,
+    Program,
+    compile_init,
+    compile_step,
+    make_spec,
+    table_of,
+)
+
+SCOPES = ("total", "task")
+
+
+class NotFinite(RuntimeError):
+    """The loss or the update became NaN or infinite."""
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop, wrote a checkpoint and can go on from there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What earlier stages hand to a training stage."""
+
+    teachers: Mapping[str, tuple[Net, Any]] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Table] = dataclasses.field(default_factory=dict)
+    start: Any = None  # variables to start from, {"params", "stats"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """How a run is watched: `score(variables)` -> (scalars to log, value to be largest or None)."""
+
+    score: Callable[[Any], tuple[dict[str, float], float | None]]
+
+
+def net_of(data: Data, model: Mapping[str, Any]) -> Net:
+    """The net of a model's config for the labels and the views of a data config."""
+    opened = pipeline.open_data(data)
+    return make_net(model, len(opened.dataset.info.label_names), opened.facts)
+
+
+def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Program, Methods]:
+    """The static and the traced half of a run; every name and every option is checked here.
+
+    `teachers` maps a teacher's name to its net, or to None where a table holds its logits.
+    Raises UnknownName and ValueError, naming value, place and choices.
+    """
+    optim.check(config.optim)
+    train, mix = config.train, config.mix
+    if mix.scope not in SCOPES:
+        raise UnknownName(mix.scope, "mix.scope", SCOPES)
+    if min(train.steps, train.batch_size, train.accumulate, train.log_every) < 1:
+        raise ValueError(f"train needs steps, batch_size, accumulate, log_every >= 1: {train}")
+    if train.batch_size % (jax.device_count() * train.accumulate):
+        raise ValueError(
+            f"train.batch_size = {train.batch_size} does not divide over {jax.device_count()} "
+            f"devices and {train.accumulate} micro-batches"
+        )
+    methods = Methods(
+        debias=registry.build("debias", config.debias),
+        distill=tuple(registry.build("distill", d) for d in config.distill),
+        task_weight=mix.task_weight,
+        kd_weight=mix.kd_weight,
+        scope=mix.scope,
+    )
+    if methods.debias.couples_examples and train.accumulate > 1:
+        raise ValueError(
+            f"debias {config.debias['name']!r} couples the examples of a batch: its loss is no "
+            f"mean over micro-batches, so train.accumulate = {train.accumulate} must be 1"
+        )
+    reads = {d.reads for d in methods.distill} - {"nothing"}
+    if reads and not teachers:
+        raise ValueError(f"distill {[d['name'] for d in config.distill]} needs a teacher")
+    if "inside" in reads and None in teachers.values():
+        raise ValueError("a distiller that reads inside the teacher needs it live, not its table")
+    opened = pipeline.open_data(config.data)
+    program = Program(
+        student=net_of(config.data, config.model),
+        rule=optim.Rule(config.optim.name, train.trainable),
+        teachers=tuple(sorted(teachers.items())) if reads else (),
+        num_attributes=len(opened.dataset.info.attribute_names),
+        num_examples=len(opened.source(config.data.split).split),
+        accumulate=train.accumulate,
+        deterministic=train.deterministic,
+    )
+    return program, jax.tree.map(np.float32, methods)
+
+
+def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) -> Any:
+    return pipeline.train_batches(
+        pipeline.open_data(config.data).source(config.data.split),
+        seed=config.seed,
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
+        sampler=config.data.sampler,
+        tables=tables,
+        hide_attributes=not methods.debias.sees_attributes,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _counts(config: TrainStage, methods: Methods) -> tuple[np.ndarray, np.ndarray]:
+    """Training examples by group (NaN for a method that may not see them) and by label."""
+    split = pipeline.open_data(config.data).source(config.data.split).split
+    groups = split.counts().astype(np.float32)
+    labels = groups.reshape(len(split.info.label_names), -1).sum(axis=1)
+    return groups if methods.debias.sees_attributes else np.full_like(groups, np.nan), labels
+
+
+def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
+    """Everything that can be known to fail before any compute is spent; raises what `build` does.
+
+    Tables that earlier stages have yet to write are assumed to hold what they promise.
+    """
+    program, methods = build(config, teachers)
+    batch = _batches(config, methods, {})[0]
+    rows, classes = len(batch["label"]), program.student.num_classes
+    batch["tables"] = {
+        table_of(name): {"logits": np.zeros((rows, classes), np.float32)}
+        for name, net in program.teachers
+        if net is None
+    }
+    spec = make_spec(program, methods, *_counts(config, methods), batch)
+    methods.debias.check(spec)
+    for distiller in methods.distill:
+        distiller.check(spec)
+    shapes = program.student.variable_shapes()["params"]
+    optim.labels({"nets": {"student": shapes}, "debias": {}, "distill": {}}, program.rule.trainable)
+
+
+def run(
+    config: TrainStage,
+    folder: pathlib.Path,
+    mesh: Mesh,
+    inputs: Inputs = Inputs(),
+    *,
+    validation: Validation | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    name: str = "train",
+) -> None:
+    """Trains and leaves `folder/net`; goes on from `folder/checkpoints` where there are any.
+
+    Raises NotFinite (naming the step; the last good checkpoint stays) and Interrupted.
+    """
+    train = config.train
+    live = {k: net for k, (net, _) in inputs.teachers.items()}
+    tabled = {k: None for k in ("teacher",) if table_of(k) in inputs.tables}
+    program, methods = build(config, live | tabled)
+    methods.debias.check_tables({k: t.columns for k, t in inputs.tables.items()})
+
+    batches = _batches(config, methods, inputs.tables)
+    rates = optim.learning_rates(config.optim, train.steps)
+    seed = np.uint32(config.seed)
+    arguments = (
+        *(sharding.put_replicated(a, mesh) for a in (methods, optim.numbers(config.optim, 0.0))),
+        *_counts(config, methods),
+        sharding.put_batch(batches[0], mesh),
+        seed,
+    )
+    state = compile_init(program, mesh)(*arguments)
+    if inputs.start is not None:
+        state = _start_from(state, inputs.start)
+
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state = checkpoints.restore(state) or state
+    start = int(state.step)
+    writer = log.Writer(folder / "metrics.jsonl", after=start)
+    best = max(
+        (v["selection"] for v in log.read(folder / "metrics.jsonl") if "selection" in v),
+        default=-np.inf,
+    )
+
+    step = compile_step(program, mesh)
+    methods, teachers = arguments[0], {k: v for k, (_, v) in inputs.teachers.items()}
+    stream = iter(batches[start:].to_iter_dataset(grain.ReadOptions(2, 4)))
+    pending: list[dict] = []
+    # disable=None: a bar on a terminal, silence elsewhere.
+    with tqdm(
+        total=train.steps,
+        initial=start,
+        desc=name,
+        unit="step",
+        leave=False,
+        disable=None if jax.process_index() == 0 else True,
+    ) as bar:
+        for done in range(start + 1, train.steps + 1):
+            batch = sharding.put_batch(next(stream), mesh)
+            numbers = optim.numbers(config.optim, rates[done - 1])
+            state, metrics = step(state, methods, numbers, batch, teachers, seed)
+            pending.append(metrics)
+            bar.update()
+            last = done == train.steps
+            # Several hosts must agree to stop, and meet for it only where they log anyway.
+            meet = jax.process_count() == 1 or done % train.log_every == 0
+            stop = meet and not last and agree(stopping)
+            save = done % train.checkpoint_every == 0 and not last
+            logs = done % train.log_every == 0 or last
+            if logs or save or stop:
+                scalars = _check_finite(pending, done, folder)
+                pending = []
+            if logs:
+                writer.write_scalars(done, {f"train/{k}": v for k, v in scalars.items()})
+                rate = (bar.format_dict["rate"] or 0) * train.batch_size
+                bar.set_postfix(loss=f"{scalars['loss']:.3f}", examples=f"{rate:.0f}/s")
+            if validation and (last or (train.eval_every and done % train.eval_every == 0)):
+                variables = student_variables(state)
+                scalars, value = validation.score(variables)
+                writer.write_scalars(
+                    done, scalars | ({} if value is None else {"selection": value})
+                )
+                if value is not None and value > best:
+                    best = value
+                    save_net(folder / "net", variables)
+            if save or stop:
+                writer.flush()
+                checkpoints.save(done, state)
+            if stop:
+                checkpoints.close()
+                writer.close()
+                raise Interrupted(
+                    f"stopped at step {done} of {train.steps}; {folder} goes on there"
+                )
+    if train.select == "last":
+        save_net(folder / "net", student_variables(state))
+    checkpoints.close()
+    writer.close()
+
+
+def student_variables(state: Any) -> dict[str, Any]:
+    """What is kept of a trained state: the student's parameters and statistics."""
+    return {"params": state.params["nets"]["student"], "stats": state.stats["student"]}
+
+
+def _start_from(state: Any, variables: Any) -> Any:
+    """The state with the student's weights replaced."""
+    old = student_variables(state)
+    shapes, given = (jax.tree.map(np.shape, t) for t in (old, variables))
+    if shapes != given:
+        raise ValueError("the weights to start from are not those of this student's architecture")
+    params = state.params | {"nets": state.params["nets"] | {"student": variables["params"]}}
+    return state.replace(params=params, stats=state.stats | {"student": variables["stats"]})
+
+
+def _check_finite(pending: list[dict], done: int, folder: pathlib.Path) -> dict[str, float]:
+    """The newest scalars; NotFinite with the first step since the last check that went wrong."""
+    fetched = jax.device_get(pending)
+    for back, scalars in zip(range(len(fetched) - 1, -1, -1), fetched):
+        bad = [k for k in ("loss", "update_norm") if not np.isfinite(scalars[k])]
+        if bad:
+            raise NotFinite(
+                f"{bad[0]} is {scalars[bad[0]]} at step {done - back} ({folder}); lower "
+                "optim.learning_rate or set optim.clip_norm. The last good checkpoint is kept"
+            )
+    return {k: float(v) for k, v in fetched[-1].items()}
+
+
+def agree(stopping: Callable[[], bool]) -> bool:
+    """Whether any process is asked to stop; all must call it together."""
+    if jax.process_count() == 1:
+        return stopping()
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(stopping()))))

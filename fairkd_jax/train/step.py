@@ -1,0 +1,260 @@
+"""One training step: nets -> losses by example -> debiasing -> gradient -> optax.
+
+`train_step` is the mathematics and nothing else; `compile_step` wraps it in one `jax.jit` that
+donates the state. What changes between runs as a number is an argument; what changes as a choice is
+in the static `Program` or in the tree structure of the methods. So runs share compiled programs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from fairkd_jax import sharding
+from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.distill.base import Distiller
+from fairkd_jax.losses import masked_mean
+from fairkd_jax.models.net import Net
+from fairkd_jax.train import optim
+from fairkd_jax.types import Array, Batch, Outputs, Spec, Terms, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The static part of a step: hashable, compared by value."""
+
+    student: Net
+    rule: optim.Rule
+    teachers: tuple[tuple[str, Net | None], ...] = ()  # (name, live net, or None: table of logits)
+    num_attributes: int = 2
+    num_examples: int = 0
+    accumulate: int = 1
+    deterministic: bool = False
+
+
+@struct.dataclass
+class Methods:
+    """The traced part: a debiasing method, distillers, and how their losses meet."""
+
+    debias: Debiaser
+    distill: tuple[Distiller, ...]
+    task_weight: Array = 1.0
+    kd_weight: Array = 1.0
+    scope: str = struct.field(pytree_node=False, default="total")
+
+
+def table_of(teacher: str) -> str:
+    """The name of the table that holds a teacher's logits."""
+    return f"{teacher}_logits"
+
+
+def _stream(seed: Array, which: int) -> Array:
+    """A key for initialisation (0) or for steps (1): folding in a step must meet neither."""
+    return jax.random.split(jax.random.key(seed))[which]
+
+
+def _taps(*patterns: str) -> str:
+    return "|".join(f"(?:{p})" for p in patterns if p)
+
+
+def _teacher_outputs(
+    program: Program, methods: Methods, teachers: dict[str, Any], batch: Batch, edits: dict
+) -> tuple[Outputs, ...]:
+    """What the teachers say: live ones on the inputs the student sees, others from their table."""
+    save = _taps(*[d.teacher_taps for d in methods.distill])
+    outputs = []
+    for name, net in program.teachers:
+        if net is None:
+            outputs.append(Outputs(logits=batch["tables"][table_of(name)]["logits"]))
+        else:
+            out, _ = net.apply(teachers[name], batch, train=False, save=save, edits=edits)
+            outputs.append(out)
+    return jax.lax.stop_gradient(tuple(outputs))
+
+
+def make_spec(
+    program: Program, methods: Methods, group_counts: Array, label_counts: Array, batch: Batch
+) -> Spec:
+    """What methods may know when they make their parameters; counts may be traced or concrete."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    student_taps = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
+    teacher_taps = _taps(*[d.teacher_taps for d in methods.distill])
+    return Spec(
+        group_counts=group_counts,
+        label_counts=label_counts,
+        student=program.student.shapes(shapes, student_taps),
+        teachers=tuple(
+            net.shapes(shapes, teacher_taps)
+            if net is not None
+            else Outputs(logits=shapes["tables"][table_of(name)]["logits"])
+            for name, net in program.teachers
+        ),
+        num_classes=program.student.num_classes,
+        num_attributes=program.num_attributes,
+        num_examples=program.num_examples,
+    )
+
+
+def init_state(
+    program: Program,
+    methods: Methods,
+    numbers: optim.Numbers,
+    group_counts: Array,
+    label_counts: Array,
+    batch: Batch,
+    seed: Array,
+) -> TrainState:
+    """A fresh state. `batch` gives shapes only."""
+    spec = make_spec(program, methods, group_counts, label_counts, batch)
+    debias_key, distill_key, *net_keys = jax.random.split(
+        _stream(seed, 0), 3 + len(methods.debias.extra_nets)
+    )
+    names = ("student", *methods.debias.extra_nets)
+    nets = {name: program.student.init(key) for name, key in zip(names, net_keys)}
+    own, memory = methods.debias.init(spec, debias_key)
+    params = {
+        "nets": {name: v["params"] for name, v in nets.items()},
+        "debias": own,
+        "distill": {
+            str(i): d.init(spec, jax.random.fold_in(distill_key, i))
+            for i, d in enumerate(methods.distill)
+        },
+    }
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        stats={name: v["stats"] for name, v in nets.items()},
+        opt=optim.optimizer(program.rule, numbers).init(params),
+        memory=memory,
+    )
+
+
+def _loss(
+    params: dict,
+    program: Program,
+    methods: Methods,
+    stats: dict,
+    memory: dict,
+    batch: Batch,
+    teachers: dict[str, Any],
+    key: Array,
+) -> tuple[Array, tuple[dict, dict, dict]]:
+    """(scalar, (statistics, memory, metrics)) of one micro-batch."""
+    mix_key, debias_key, *net_keys = jax.random.split(key, 2 + len(params["nets"]))
+    batch, edits = methods.debias.prepare(batch, mix_key)
+    save = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
+    outputs, new_stats = {}, {}
+    for net_key, name in zip(net_keys, params["nets"]):
+        outputs[name], new_stats[name] = program.student.apply(
+            {"params": params["nets"][name], "stats": stats[name]},
+            batch,
+            train=not program.deterministic,
+            key=net_key,
+            save=save,
+            edits=edits,
+        )
+    answers = _teacher_outputs(program, methods, teachers, batch, edits)
+
+    real, student = batch["real"], outputs["student"]
+    task = methods.debias.task(outputs, batch, params["debias"])
+    distill, penalty, metrics = jnp.zeros_like(task), jnp.zeros((), task.dtype), {}
+    for i, distiller in enumerate(methods.distill):
+        kd = distiller(student, answers, batch, params["distill"][str(i)])
+        distill += distiller.weight * kd.per_example
+        penalty += distiller.weight * kd.penalty
+        metrics |= {f"distill{i}/{k}": v for k, v in kd.metrics.items()}
+    inside = 1.0 if methods.scope == "total" else 0.0
+    total = methods.task_weight * task + inside * methods.kd_weight * distill
+    loss, memory, own = methods.debias(
+        Terms(task=task, distill=distill, total=total),
+        outputs,
+        batch,
+        params["debias"],
+        memory,
+        debias_key,
+    )
+    outside = (1.0 - inside) * masked_mean(distill, real) + penalty
+    loss += methods.kd_weight * outside
+    correct = (jnp.argmax(student.logits, axis=1) == batch["label"]).astype(jnp.float32)
+    metrics |= {f"debias/{k}": v for k, v in own.items()} | {
+        "loss": loss,
+        "task_loss": masked_mean(task, real),
+        "distill_loss": masked_mean(distill, real) + penalty,
+        "accuracy": masked_mean(correct, real),
+    }
+    return loss, (new_stats, memory, metrics)
+
+
+def train_step(
+    program: Program,
+    state: TrainState,
+    methods: Methods,
+    numbers: optim.Numbers,
+    batch: Batch,
+    teachers: dict[str, Any],
+    seed: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after one step on one global batch, and the step's metrics (float32 scalars).
+
+    With `accumulate` = k the gradient is the mean over k micro-batches, weighted by their real
+    rows; micro-batches are unrolled, for a convolution's weight gradient inside a scan is slow.
+    """
+    key = jax.random.fold_in(_stream(seed, 1), state.step)
+    gradient = jax.grad(_loss, has_aux=True)
+    rows = jnp.maximum(jnp.sum(batch["real"]), 1.0)
+    stats, memory, grads, metrics = state.stats, state.memory, None, None
+    for k in range(program.accumulate):
+        # Every k-th row: each micro-batch stays spread over all devices.
+        part = jax.tree.map(lambda x, k=k: x[k :: program.accumulate], batch)
+        share = jnp.sum(part["real"]) / rows if program.accumulate > 1 else 1.0
+        grad, (stats, memory, values) = gradient(
+            state.params,
+            program,
+            methods,
+            stats,
+            memory,
+            part,
+            teachers,
+            jax.random.fold_in(key, k) if program.accumulate > 1 else key,
+        )
+        grad, values = jax.tree.map(lambda x, s=share: s * x, (grad, values))
+        grads = grad if grads is None else jax.tree.map(jnp.add, grads, grad)
+        metrics = values if metrics is None else jax.tree.map(jnp.add, metrics, values)
+    updates, opt = optim.optimizer(program.rule, numbers).update(grads, state.opt, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if program.deterministic:
+        stats = state.stats
+    metrics["update_norm"] = optax.global_norm(updates)
+    return TrainState(
+        step=state.step + 1, params=params, stats=stats, opt=opt, memory=memory
+    ), metrics
+
+
+@functools.cache
+def compile_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainState, dict]]:
+    """`train_step` under one `jax.jit`, shared by every run of the program; the state is donated."""
+
+    def step(state, *arguments):
+        state, metrics = train_step(program, state, *arguments)
+        return jax.lax.with_sharding_constraint(
+            state, sharding.state_shardings(state, mesh)
+        ), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+@functools.cache
+def compile_init(program: Program, mesh: Mesh) -> Callable[..., TrainState]:
+    """`init_state` under one `jax.jit`: the state is born where it will live."""
+
+    def init(*arguments):
+        state = init_state(program, *arguments)
+        return jax.lax.with_sharding_constraint(state, sharding.state_shardings(state, mesh))
+
+    return jax.jit(init)

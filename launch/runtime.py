@@ -1,0 +1,75 @@
+"""Flags that every launcher shares, and how JAX is started from them."""
+
+import os
+import pathlib
+
+import jax
+from absl import flags, logging
+from jax.sharding import Mesh
+
+from fairkd_jax import sharding
+
+FAKE_DEVICES = flags.DEFINE_integer(
+    "fake_devices", 0, "Pretend this many CPU devices, to try shardings on a laptop."
+)
+FSDP = flags.DEFINE_integer(
+    "fsdp", 1, "Devices that share one copy of large parameters; must divide their number."
+)
+COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    "~/.cache/fairkd_jax",
+    "Folder of compiled programs, shared by runs on accelerators; empty: none.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "host:port of process 0. On TPU pods and under Slurm it is found by itself.",
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes; with --coordinator."
+)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is; with --coordinator.")
+WAIT_SECONDS = 60  # for the other hosts to report
+
+
+def start() -> Mesh:
+    """Devices, other hosts and the mesh as the flags say; call it before anything else uses JAX.
+
+    Raises RuntimeError if the other hosts do not report within 60 s.
+    """
+    if FAKE_DEVICES.value:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", FAKE_DEVICES.value)
+    _join_hosts()
+    if COMPILATION_CACHE.value and jax.default_backend() != "cpu":
+        cache = pathlib.Path(COMPILATION_CACHE.value).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if jax.process_index():
+        logging.set_verbosity(logging.WARNING)
+    logging.info(
+        "%d process(es), %d x %s",
+        jax.process_count(),
+        jax.device_count(),
+        jax.devices()[0].device_kind,
+    )
+    return sharding.make_mesh(FSDP.value)
+
+
+def _join_hosts() -> None:
+    """Meets the other processes before anything is compiled."""
+    given = [COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value]
+    if any(v is not None for v in given) and None in given:
+        raise ValueError("--coordinator, --num_processes and --process_id go together")
+    slurm = int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+    if given[0] is None and not (slurm or pod):
+        return
+    logging.info("waiting up to %d s for the other hosts", WAIT_SECONDS)
+    jax.distributed.initialize(*given, initialization_timeout=WAIT_SECONDS)
+
+
+def folder(path: str | None) -> pathlib.Path:
+    """The folder of `--workdir`; a clear end if the flag is missing."""
+    if not path:
+        raise flags.IllegalFlagValueError("--workdir=FOLDER is needed: everything is written there")
+    return pathlib.Path(path).expanduser().absolute()
