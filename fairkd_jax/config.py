@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -146,7 +146,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStage:
-    """Trains one net; inputs: "teacher" (live) or tables by name, "init" to start from its weights."""
+    """Trains one net. Inputs: "teacher" (live), tables by name, "init" (weights to start from)."""
 
     data: Data
     model: Plugin
@@ -198,11 +198,11 @@ class Stage:
         content = [FORMAT, self.kind, as_dict(self.config), inputs]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
-    def change(self, updates: Mapping[str, Any]) -> Self:
+    def change(self, updates: Mapping[str, Any]) -> "Stage":
         """The same stage with dotted config keys replaced: {"train.steps": 100}."""
         return dataclasses.replace(self, config=update(self.config, updates))
 
-    def hang(self, **inputs: "Stage | None") -> Self:
+    def hang(self, **inputs: "Stage | None") -> "Stage":
         """The same stage with inputs added, or removed where None."""
         merged = {k: v for k, v in (dict(self.inputs) | inputs).items() if v is not None}
         return dataclasses.replace(self, inputs=merged)

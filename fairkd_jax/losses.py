@@ -68,7 +68,8 @@ def group_sums(
     A product with a one-hot matrix: over a sharded batch it is a sum over the global batch.
     """
     member = jax.nn.one_hot(group, num_groups, dtype=jnp.float32) * mask[:, None]
-    return values @ member, jnp.sum(member, axis=0)
+    # without "highest", accelerators round the values to bfloat16 or tf32
+    return jnp.matmul(values, member, precision="highest"), jnp.sum(member, axis=0)
 
 
 def group_means(

@@ -49,7 +49,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """A sharding for each array of a tree, by its path; optimizer slots end like their parameters."""
+    """A sharding for each array, by its path; optimizer slots end like their parameters."""
 
     def choose(path, leaf):
         name = "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)

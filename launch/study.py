@@ -1,10 +1,10 @@
 """Runs a whole study: every stage once, then the report. Launch it again and it goes on.
 
     python launch/study.py --config=configs/studies/quickstart.py --workdir=runs/quickstart
-    python launch/study.py --config=... --workdir=... --dry_run          what is done, what is missing
-    python launch/study.py --config=... --workdir=... --smoke            every stage kind, in seconds
-    python launch/study.py --config=... --workdir=... --config.seeds=10  more seeds: only new ones run
-    python launch/study.py --config=... --workdir=... --fake_devices=8   shardings, on a laptop
+    python launch/study.py --config=... --workdir=... --dry_run    what is done, what is missing
+    python launch/study.py --config=... --workdir=... --smoke      every stage kind, in seconds
+    python launch/study.py --config=... --workdir=... --config.seeds=9    new seeds run
+    python launch/study.py --config=... --workdir=... --fake_devices=8    shardings, on a laptop
 
 On a pod, the same command on every host (launch/tpu_pod.sh). SIGTERM saves and ends with status 75.
 """

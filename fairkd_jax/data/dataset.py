@@ -36,7 +36,7 @@ class Info:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Examples of one split: numpy columns of equal length N, with label, attribute, group and id."""
+    """One split: numpy columns of equal length N, with label, attribute, group and id."""
 
     columns: Mapping[str, np.ndarray]
     info: Info

@@ -26,11 +26,13 @@ class LfF(Debiaser):
     extra_nets = ("biased",)
     couples_examples = True  # through the averages of the whole training set
 
-    q: Array = 0.7  # 0: cross-entropy; towards 1 the biased net attends ever more to easy examples
+    q: Array = 0.7  # towards 1 the biased net attends ever more to easy examples
     decay: Array = 0.7  # of the averages over visits
 
     def check(self, spec: Spec) -> None:
-        """Raises ValueError where the number of training examples is unknown."""
+        """Raises ValueError for `q` out of range, or an unknown number of training examples."""
+        if not 0 < self.q <= 1:
+            raise ValueError(f"lff: q = {self.q}, expected a number above 0 and up to 1")
         if spec.num_examples < 1:
             raise ValueError(
                 f"lff remembers a loss per example: num_examples = {spec.num_examples}, expected "

@@ -19,8 +19,9 @@ from fairkd_jax.types import Array
 class PoE(Debiaser):
     """The task loss of the ensemble; it reduces by the mean.
 
-    `bias_model` is a model spec, {"name": "bert", "preset": "tiny"}: a weak learner, or with a
-    "view" of its own one that sees only part of the input. Empty: the base's model, trained briefly.
+    `bias_model` is a model spec, {"name": "bert", "preset": "tiny"}: a weak learner, or, with a
+    "view" of its own, one that sees only part of the input. Empty: the base's model, only briefly
+    trained.
     """
 
     tables = ("bias",)

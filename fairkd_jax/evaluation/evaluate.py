@@ -11,6 +11,7 @@ from jax.sharding import Sharding
 from jaxtyping import Int, Shaped
 
 from fairkd_jax.data.dataset import Info
+from fairkd_jax.data.tables import COLUMNS
 from fairkd_jax.evaluation.sums import Sums, count, label_map
 from fairkd_jax.models.net import Net
 from fairkd_jax.registry import UnknownName
@@ -57,8 +58,6 @@ def predict_columns(
 
     Columns are those of `data/tables.py`. Raises UnknownName for a column that is not there.
     """
-    from fairkd_jax.data.tables import COLUMNS
-
     for name in columns:
         if name not in COLUMNS:
             raise UnknownName(name, "table column", COLUMNS)

@@ -5,7 +5,8 @@ that have examples; differences between attributes are NaN as soon as one of the
 """
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, Real
+from jaxtyping import Float, Integer, Real
+from numpy.typing import ArrayLike
 
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.evaluation.sums import Sums
@@ -20,7 +21,7 @@ SELECTED_BY = {  # selection rule: the metric that it maximises
 
 def group_counts(sums: Sums) -> Integer[np.ndarray, "G"]:
     """Examples by group."""
-    return np.sum(sums.predicted, axis=1)
+    return np.asarray(sums.predicted).sum(axis=1)
 
 
 def group_accuracy(sums: Sums) -> Float[np.ndarray, "G"]:
@@ -86,7 +87,7 @@ def metrics(
     n, correct, accuracy = group_counts(sums), _group_correct(sums), group_accuracy(sums)
     acc_avg = float(_ratio(correct.sum(), n.sum()))
     worst = _over_present(np.min, accuracy)
-    confusion = np.reshape(sums.predicted, (num_labels, num_attributes, num_labels))
+    confusion = np.reshape(np.asarray(sums.predicted), (num_labels, num_attributes, num_labels))
     recall, f1 = _recall_and_f1(confusion.sum(axis=1))
     aligned = np.ravel(info.aligned)
     acc_aligned = float(_ratio(correct[aligned].sum(), n[aligned].sum()))
@@ -130,9 +131,9 @@ def _group_correct(sums: Sums) -> Integer[np.ndarray, "G"]:
     return np.asarray(sums.predicted)[np.arange(num_groups), label]
 
 
-def _ratio(part: Real[np.ndarray, "..."], whole: Real[np.ndarray, "..."]) -> np.ndarray:
+def _ratio(part: ArrayLike, whole: ArrayLike) -> np.ndarray:
     """part / whole in float64, NaN where there is no whole."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    part, whole = np.broadcast_arrays(np.float64(part), np.float64(whole))
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
 
 
@@ -143,14 +144,14 @@ def _over_present(reduce, values: Float[np.ndarray, "_"]) -> float:
 
 
 def _recall_and_f1(
-    confusion: Int[np.ndarray, "C C"],
+    confusion: Integer[np.ndarray, "C C"],
 ) -> tuple[Float[np.ndarray, "C"], Float[np.ndarray, "C"]]:
     """By label, from a confusion matrix with true labels in rows."""
     hits, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     return _ratio(hits, true), _ratio(2 * hits, true + predicted)
 
 
-def _between_attributes(confusion: Int[np.ndarray, "C A C"]) -> dict[str, float]:
+def _between_attributes(confusion: Integer[np.ndarray, "C A C"]) -> dict[str, float]:
     """Fairlearn's differences, from [true label, attribute, predicted label]."""
     num_labels = len(confusion)
     worst = {}
@@ -169,7 +170,7 @@ def _between_attributes(confusion: Int[np.ndarray, "C A C"]) -> dict[str, float]
     return worst
 
 
-def _spread(chosen: Int[np.ndarray, "L A"], total: Int[np.ndarray, "L A"]) -> float:
+def _spread(chosen: Integer[np.ndarray, "L A"], total: Integer[np.ndarray, "L A"]) -> float:
     """Largest minus smallest rate over attributes; NaN where an attribute has no rate."""
     rate = _ratio(chosen.sum(axis=0), total.sum(axis=0))
-    return rate.max() - rate.min()
+    return float(rate.max() - rate.min())

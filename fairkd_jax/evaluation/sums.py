@@ -4,13 +4,13 @@ On a device counts are int32 and sums float32; the host adds them up in int64 an
 no count is ever rounded and the order of batches does not show.
 """
 
+import functools
 import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array as JaxArray
 from jaxtyping import Float, Int, Integer
 
 from fairkd_jax.data.dataset import Info
@@ -69,8 +69,9 @@ def label_map(net_label_names: tuple[str, ...], info: Info) -> Int[np.ndarray, "
     return np.asarray(found, np.int32)
 
 
+@functools.partial(jax.jit, static_argnames=("num_groups", "num_labels", "num_bins"))
 def count(
-    logits: Float[JaxArray, "B C_net"],
+    logits: Float[Array, "B C_net"],
     batch: Batch,
     labels: Integer[Array, "C_net"],
     *,
@@ -89,7 +90,7 @@ def count(
     predicted = labels[jnp.argmax(logits, axis=1)]
     correct = predicted == batch["label"]
 
-    def log_prob(label: JaxArray) -> JaxArray:
+    def log_prob(label: jax.Array) -> jax.Array:
         return jax.nn.logsumexp(log_probs, axis=1, where=labels == label[:, None])
 
     confidence = jnp.exp(log_prob(predicted))
@@ -102,7 +103,7 @@ def count(
     in_group = (batch["group"][:, None] == jnp.arange(num_groups)) & real[:, None]
     in_bin = (place[:, None] == jnp.arange(num_bins)) & real[:, None]
 
-    def total(values: JaxArray, member: JaxArray) -> JaxArray:
+    def total(values: jax.Array, member: jax.Array) -> jax.Array:
         # selected, not multiplied: a padding row may hold NaN; summed, not a dot product: on
         # accelerators that would round the values to bfloat16 or tf32
         return jnp.sum(jnp.where(member, values[:, None], 0), axis=0)

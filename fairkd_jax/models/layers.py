@@ -1,7 +1,7 @@
 """Blocks that several families share: dense, attention, convolution, normalisation.
 
-Parameters are float32; `dtype` is what products are computed in, "float32" or "bfloat16". Statistics
-of a normalisation, softmax and logits are float32 whatever it is.
+Parameters are float32; `dtype` is what products are computed in, "float32" or "bfloat16".
+Statistics of a normalisation, softmax and logits are float32 whatever it is.
 """
 
 import jax
@@ -65,25 +65,20 @@ def convolve(
     """A convolution padded by `(size - 1) // 2` on every side, as PyTorch pads.
 
     On CPU it is a matrix product over patches where XLA's convolution is slow: a kernel of 1x1, or
-    one larger than its map (a hundred times slower there).
+    one larger than the map it makes (its gradient takes tens to hundreds of times longer there).
     """
     height, width, _, features = kernel.shape
     pad = ((height - 1) // 2,) * 2, ((width - 1) // 2,) * 2
-    slow = height * width == 1 or height > x.shape[1] or width > x.shape[2]
-    if not (slow and jax.default_backend() == "cpu"):
+    rows = x.shape[1] + sum(pad[0]) - height + 1  # before the stride
+    columns = x.shape[2] + sum(pad[1]) - width + 1
+    larger = height > -(-rows // stride) or width > -(-columns // stride)
+    if not ((larger or height * width == 1) and jax.default_backend() == "cpu"):
         dims = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=dims)
-    padded = jnp.pad(x, ((0, 0), *pad, (0, 0)))
-    rows = padded.shape[1] - height + 1
-    columns = padded.shape[2] - width + 1
-    patches = jnp.concatenate(
-        [
-            padded[:, m : m + rows : stride, n : n + columns : stride]
-            for m in range(height)
-            for n in range(width)
-        ],
-        axis=-1,
-    )
+    x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
+    shifts = [(m, n) for m in range(height) for n in range(width)]
+    patches = [x[:, m : m + rows : stride, n : n + columns : stride] for m, n in shifts]
+    patches = jnp.concatenate(patches, axis=-1)
     flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, features)
     return flat.reshape(*patches.shape[:-1], features)
 
@@ -108,10 +103,10 @@ class BatchNorm(nnx.Module):
     the running statistics a tenth of the way to the batch's mean and unbiased variance.
     """
 
-    def __init__(self, width: int, dtype: str, epsilon: float = 1e-5):
+    def __init__(self, width: int, dtype: str):
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(width)), nnx.BatchStat(jnp.ones(width))
-        self.dtype, self.epsilon = dtype, epsilon
+        self.dtype = dtype
 
     def __call__(self, x: Float[Array, "... K"], train: bool) -> Float[Array, "... K"]:
         x = x.astype(jnp.float32)
@@ -123,5 +118,6 @@ class BatchNorm(nnx.Module):
             self.mean[...] = 0.9 * mean + 0.1 * batch_mean
             self.var[...] = 0.9 * var + 0.1 * unbiased
             mean, var = batch_mean, batch_var
-        scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return ((x - mean) * scale + self.bias[...]).astype(self.dtype)
+        scale = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
+        shift = self.bias[...] - mean * scale  # one product and one sum for each pixel
+        return (x * scale + shift).astype(self.dtype)

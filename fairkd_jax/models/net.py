@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,12 @@ class Architecture(abc.ABC):
     view: ClassVar[str]  # the view it reads unless the config names another: "wordpiece", "image"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # name -> field values
 
+    # How the family is published, for those that are: read by `pretrained.py`.
+    model_type: ClassVar[str] = ""  # what config.json calls it
+    ignored_keys: ClassVar[str] = ""  # regular expression of keys that hold no weight of ours
+
     @abc.abstractmethod
-    def fit(self, facts: Mapping[str, Any]) -> Self:
+    def fit(self, facts: Mapping[str, Any]) -> "Architecture":
         """Itself with the sizes that only the data know (vocabulary, image), from the view's facts.
 
         Raises ValueError where a size that was given does not go with the data.
@@ -41,6 +45,18 @@ class Architecture(abc.ABC):
     @abc.abstractmethod
     def module(self, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
         """The network, with fresh parameters."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Architecture":
+        """The architecture that a published config.json describes.
+
+        Raises ValueError for a variant that the family does not have.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no published form")
+
+    def published_names(self) -> tuple[dict[str, str], ...]:
+        """The key table, a dict for each published dialect: our module path -> their name."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +93,7 @@ class Net:
         module = nnx.merge(_graph(self), variables["params"], variables["stats"])
         tape = Tape(save, dict(edits or {}))
         rngs = nnx.Rngs(key) if key is not None else None
-        inputs = batch["views"][self.view]
+        inputs = jax.tree.map(jnp.asarray, batch["views"][self.view])  # numpy outside of jit
         outputs = module(inputs, tape, train=train, rngs=rngs)
         stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
         return (

@@ -1,12 +1,13 @@
-"""Residual networks for images: the ImageNet form (arXiv 1512.03385, stride in the 3x3) and CIFAR's.
+"""Residual networks for images (arXiv 1512.03385): the ImageNet form, and that for CIFAR.
 
-The CIFAR form has a 3x3 stem without pooling and shortcuts without parameters (section 4.2 there):
-every second pixel, and zeros for the channels that are not there.
+In the ImageNet form a bottleneck has its stride in the 3x3 convolution ("v1.5"). The CIFAR form has
+a 3x3 stem without pooling, and shortcuts without parameters (section 4.2, option A): every second
+pixel, and zeros for the channels that are not there.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,10 @@ from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
 
-BLOCKS = {"basic": ((3, 1), (3, 1)), "bottleneck": ((1, 4), (3, 4), (1, 1))}
-"""Sizes of a block's convolutions, and by what the block's width is divided there."""
+BLOCKS = {  # convolutions of a block: size, divisor of its width, has the block's stride
+    "basic": ((3, 1, True), (3, 1, False)),
+    "bottleneck": ((1, 4, False), (3, 4, True), (1, 1, False)),
+}
 STEMS = ("pooled", "plain")
 SHORTCUTS = ("projection", "padding")
 
@@ -59,7 +62,12 @@ class ResNet(Architecture):
     model_type: ClassVar[str] = "resnet"
     ignored_keys: ClassVar[str] = r".*\.num_batches_tracked"
 
-    depths: tuple[int, ...] = (2, 2, 2, 2)  # blocks by stage; each stage but the first halves the map
+    depths: tuple[int, ...] = (
+        2,
+        2,
+        2,
+        2,
+    )  # blocks by stage; each stage but the first halves the map
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels that leave a stage
     block: str = "basic"  # basic | bottleneck: reduced to a quarter inside
     stem_width: int = 64
@@ -78,15 +86,18 @@ class ResNet(Architecture):
             if value not in choices:
                 raise UnknownName(value, f"{name} of resnet:", choices)
         if len(self.depths) != len(self.widths):
-            raise ValueError(f"resnet depths {self.depths} and widths {self.widths} differ in length")
-        steps = [b - a for a, b in zip((self.stem_width, *self.widths), self.widths)]
+            raise ValueError(
+                f"resnet depths {self.depths} and widths {self.widths} differ in length"
+            )
+        widths = (self.stem_width, *self.widths)
+        steps = [b - a for a, b in zip(widths, self.widths)]
         if self.shortcut == "padding" and any(s < 0 or s % 2 for s in steps):
             raise ValueError(
-                f"resnet widths {(self.stem_width, *self.widths)}: shortcuts by padding need an even "
-                "growth of channels from stage to stage"
+                f"resnet stem_width, widths = {widths}: shortcuts by padding "
+                "need channels to grow by an even number, or not at all, from stage to stage"
             )
 
-    def fit(self, facts: Mapping[str, Any]) -> Self:
+    def fit(self, facts: Mapping[str, Any]) -> "ResNet":
         """Takes the number of channels from the image view's facts.
 
         Raises ValueError where another number of channels was given.
@@ -101,6 +112,50 @@ class ResNet(Architecture):
             raise ValueError("resnet channels = None: fit the architecture to the images first")
         return Network(self, num_classes, rngs)
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "ResNet":
+        for key, known in (
+            ("hidden_act", "relu"),
+            ("downsample_in_first_stage", False),
+            ("downsample_in_bottleneck", False),
+        ):
+            if config.get(key, known) != known:
+                raise ValueError(f"resnet config: {key} = {config[key]!r}; only {known!r} is there")
+        return cls(
+            depths=tuple(config["depths"]),
+            widths=tuple(config["hidden_sizes"]),
+            block=config["layer_type"],
+            stem_width=config["embedding_size"],
+            channels=config["num_channels"],
+        )
+
+    def published_names(self) -> tuple[dict[str, str], ...]:
+        hugging_face = {
+            "stem/conv": "embedder.embedder.convolution",
+            "stem/norm": "embedder.embedder.normalization",
+        }
+        torchvision = {"stem/conv": "conv1", "stem/norm": "bn1"}
+        for s, depth in enumerate(self.depths):
+            for b in range(depth):
+                ours = f"stage{s + 1}/block{b + 1}"
+                theirs = f"encoder.stages.{s}.layers.{b}"
+                hugging_face[f"{ours}/projection/conv"] = f"{theirs}.shortcut.convolution"
+                hugging_face[f"{ours}/projection/norm"] = f"{theirs}.shortcut.normalization"
+                torchvision[f"{ours}/projection/conv"] = f"layer{s + 1}.{b}.downsample.0"
+                torchvision[f"{ours}/projection/norm"] = f"layer{s + 1}.{b}.downsample.1"
+                for j in range(len(BLOCKS[self.block])):
+                    conv = f"{ours}/conv{j + 1}"
+                    hugging_face[f"{conv}/conv"] = f"{theirs}.layer.{j}.convolution"
+                    hugging_face[f"{conv}/norm"] = f"{theirs}.layer.{j}.normalization"
+                    torchvision[f"{conv}/conv"] = f"layer{s + 1}.{b}.conv{j + 1}"
+                    torchvision[f"{conv}/norm"] = f"layer{s + 1}.{b}.bn{j + 1}"
+        return (
+            {k: f"resnet.{v}" for k, v in hugging_face.items()} | {"head": "classifier.1"},
+            hugging_face | {"head": "classifier.1"},
+            torchvision | {"head": "fc"},
+            torchvision | {"head": "linear"},  # CIFAR nets of akamaster/pytorch_resnet_cifar10
+        )
+
 
 class ConvNorm(nnx.Module):
     """A convolution and its batch normalisation."""
@@ -114,26 +169,23 @@ class ConvNorm(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Convolutions and a shortcut around them; conv1, conv2 (and conv3), the stride in the first 3x3."""
+    """Convolutions conv1, conv2, ... and a shortcut around them."""
 
     def __init__(self, arch: ResNet, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
         self.stride, self.growth = stride, outputs - inputs
-        self.names = [f"conv{j}" for j in range(1, len(BLOCKS[arch.block]) + 1)]
+        self.last = len(BLOCKS[arch.block])
         if arch.shortcut == "projection" and (stride > 1 or self.growth):
             self.projection = ConvNorm(inputs, outputs, 1, stride, arch.dtype, rngs)
-        for name, (size, divisor) in zip(self.names, BLOCKS[arch.block]):
-            step = stride if size == 3 else 1
-            stride = 1 if size == 3 else stride
-            width = outputs // divisor
-            setattr(self, name, ConvNorm(inputs, width, size, step, arch.dtype, rngs))
+        for j, (size, divisor, strided) in enumerate(BLOCKS[arch.block], start=1):
+            width, step = outputs // divisor, stride if strided else 1
+            setattr(self, f"conv{j}", ConvNorm(inputs, width, size, step, arch.dtype, rngs))
             inputs = width
-        self.names = tuple(self.names)
 
     def __call__(self, x: Float[Array, "B Y X K"], train: bool) -> Float[Array, "B V U F"]:
         y = x
-        for name in self.names[:-1]:
-            y = jax.nn.relu(getattr(self, name)(y, train))
-        y = getattr(self, self.names[-1])(y, train)
+        for j in range(1, self.last):
+            y = jax.nn.relu(getattr(self, f"conv{j}")(y, train))
+        y = getattr(self, f"conv{self.last}")(y, train)
         return jax.nn.relu(y + self._shortcut(x, train))
 
     def _shortcut(self, x: Float[Array, "B Y X K"], train: bool) -> Float[Array, "B V U F"]:
@@ -144,18 +196,19 @@ class Block(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """Blocks block1, block2, ... of one width."""
+    """Blocks block1, block2, ... of one width; the first may halve the map."""
 
-    def __init__(self, arch: ResNet, inputs: int, index: int, rngs: nnx.Rngs):
-        width = arch.widths[index]
+    def __init__(self, arch: ResNet, index: int, rngs: nnx.Rngs):
+        inputs, width = (arch.stem_width, *arch.widths)[index : index + 2]
+        stride = 1 if index == 0 else 2
         self.depth = arch.depths[index]
-        for i in range(self.depth):
-            first = i == 0
-            stride = 2 if first and index > 0 else 1
-            block = Block(arch, inputs if first else width, width, stride, rngs)
-            setattr(self, f"block{i + 1}", block)
+        for i in range(1, self.depth + 1):
+            setattr(self, f"block{i}", Block(arch, inputs, width, stride, rngs))
+            inputs, stride = width, 1
 
-    def __call__(self, x: Float[Array, "B Y X K"], tape: Tape, name: str, train: bool):
+    def __call__(
+        self, x: Float[Array, "B Y X K"], tape: Tape, name: str, train: bool
+    ) -> Float[Array, "B V U F"]:
         for i in range(1, self.depth + 1):
             x = tape(f"{name}/block{i}/out", getattr(self, f"block{i}")(x, train))
         return x
@@ -168,12 +221,10 @@ class Network(nnx.Module):
         self.pooled, self.depth = arch.stem == "pooled", len(arch.widths)
         size, stride = (7, 2) if self.pooled else (3, 1)
         self.stem = ConvNorm(arch.channels, arch.stem_width, size, stride, arch.dtype, rngs)
-        inputs = arch.stem_width
-        for s, width in enumerate(arch.widths):
-            setattr(self, f"stage{s + 1}", Stage(arch, inputs, s, rngs))
-            inputs = width
-        init = nnx.initializers.normal(0.01)
-        self.head = Dense(inputs, num_classes, kernel_init=init, rngs=rngs)
+        for s in range(self.depth):
+            setattr(self, f"stage{s + 1}", Stage(arch, s, rngs))
+        init = nnx.initializers.normal(0.01)  # arXiv 1706.02677, section 5.1
+        self.head = Dense(arch.widths[-1], num_classes, kernel_init=init, rngs=rngs)
 
     def __call__(
         self, inputs: Mapping[str, Array], tape: Tape, *, train: bool, rngs: nnx.Rngs | None

@@ -55,9 +55,11 @@ class Tape:
         self.save, self.edits = save, dict(edits or {})
         self.saved: dict[str, jax.Array] = {}
         self.names: list[str] = []
+        self.offered: set[str] = set()
 
     def wants(self, name: str) -> bool:
         """Whether `name` will be saved or edited: attention computes probabilities only then."""
+        self.offered.add(name)
         return name in self.edits or bool(self.save and re.fullmatch(self.save, name))
 
     def __call__(self, name: str, x: jax.Array) -> jax.Array:
@@ -74,7 +76,8 @@ class Tape:
         """The saved intermediates."""
         for name in self.edits:
             if name not in self.names:
-                raise UnknownName(name, "intermediate to edit", self.names)
+                raise UnknownName(name, "intermediate to edit", {*self.names, *self.offered})
         if self.save and not self.saved:
-            raise UnknownName(self.save, "intermediates to save", self.names)
+            choices = {*self.names, *self.offered}
+            raise UnknownName(self.save, "intermediates to save", choices)
         return self.saved

@@ -19,13 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fairkd_jax.report import statistics
-from fairkd_jax.report.records import ROLES, Comparison, Finished, labels
+from fairkd_jax.report.records import ROLES, Comparison, Finished, labels, span
 from fairkd_jax.report.statistics import Estimate
 
 COLOURS = {"teacher": "#0072B2", "baseline": "#D55E00", "distilled": "#009E73"}
 MARKERS = {"teacher": "o", "baseline": "s", "distilled": "D"}
 SHAPES = "osD^vP*X<>hp"  # of debiasing methods, where colour says the role
 INK = "#010203"  # stands for the page's text colour until the SVG is written
+KINDS = ("aligned", "conflicting")  # examples on which the shortcut is right, and wrong
 MOST_GROUPS = 12  # in one panel; of more, those in which the teacher does worst
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -40,6 +41,7 @@ STYLE = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.fonttype": "none",  # text stays text: it can be searched, and scales
     "svg.hashsalt": "fairkd_jax",  # the same numbers give the same bytes
 }
@@ -65,6 +67,7 @@ class Picture:
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
         svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # several figures share a page: ids would repeat
         svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace(INK, "currentColor")
+        svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
         return svg[svg.index("<svg") :].replace("<svg", '<svg role="presentation"', 1)
 
 
@@ -85,7 +88,7 @@ def accuracy_by_group(
         groups = [g for g in groups if g in sorted(groups, key=hardness)[:MOST_GROUPS]]
         left_out = f" Of {len(sizes)} groups, the {MOST_GROUPS} in which teachers do worst."
     with matplotlib.rc_context(STYLE):
-        columns = min(3, len(comparisons))
+        columns = 2 if len(comparisons) in (2, 4) else min(3, len(comparisons))
         lines = math.ceil(len(comparisons) / columns)
         height = lines * (0.34 * len(groups) + 0.75) + 0.75
         figure, axes = _grid(lines, columns, (9.6, height), sharex=True, sharey=True)
@@ -121,7 +124,7 @@ def gap_against_teacher(
     name = metric.replace("_", " ")
     shapes = dict(zip(dict.fromkeys(c.debias for c in comparisons), SHAPES * len(comparisons)))
     with matplotlib.rc_context(STYLE):
-        figure, (ax,) = _grid(1, 1, (7.4, 4.9))
+        figure, (ax,) = _grid(1, 1, (6.4, 4.6))
         seen = []
         for comparison in comparisons:
             teacher = finished.values(comparison.runs["teacher"], evaluation, metric)
@@ -140,13 +143,10 @@ def gap_against_teacher(
         ax.set_aspect("equal")
         ax.grid(alpha=0.25, color=INK, linewidth=0.5)
         handles = [
-            *(Line2D([], [], color=COLOURS[r], marker="o", linestyle="", label=r) for r in ROLES[1:]),
-            *(
-                Line2D([], [], color=INK, marker=s, linestyle="", label=textwrap.fill(m, 26))
-                for m, s in shapes.items()
-            ),
+            *(_key(COLOURS[role], "o", role) for role in ROLES[1:]),
+            *(_key(INK, shape, textwrap.fill(method, 26)) for method, shape in shapes.items()),
             Line2D([], [], color=INK, linestyle="--", linewidth=0.8, label="equal gaps"),
-        ]  # fmt: skip
+        ]
         figure.legend(handles=handles, loc="outside right upper")
     return Picture(
         "The student's gap against the teacher's",
@@ -176,6 +176,7 @@ def differences(
             ax.set_yticks(range(len(found)), [textwrap.fill(t, 44) for t in labels(comparisons)])
             ax.set_ylim(len(found) - 0.5, -0.5)
             ax.margins(x=0.08)
+            ax.locator_params(axis="x", nbins=6)
             ax.grid(axis="x", alpha=0.25, color=INK, linewidth=0.5)
     return Picture(
         "Distillability and contribution",
@@ -203,38 +204,40 @@ def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture 
     if not found:
         return None
     with matplotlib.rc_context(STYLE):
-        first, second = (next(iter(found.values()))[0][k] for k in ("first_layers", "second_layers"))
-        size = (9.6, 0.75 + len(found) * (1.5 + 0.2 * min(len(first), 12)))
-        figure, axes = _grid(len(found), 3, size, sharey=True)
+        first, second = (
+            next(iter(found.values()))[0][k] for k in ("first_layers", "second_layers")
+        )
+        size = (9.6, 1.6 + len(found) * (0.6 + 0.24 * len(first)))
+        figure, axes = _grid(len(found), 3, size, sharex=True, sharey=True)
         spread = []
         for line, (role, results) in enumerate(found.items()):
-            aligned, conflicting = (_mean_map(results, k) for k in ("aligned", "conflicting"))
-            panels = {"aligned": aligned, "conflicting": conflicting}
+            panels = {kind: _mean_map(results, kind) for kind in KINDS}
             for ax, (kind, values) in zip(axes[3 * line :], panels.items()):
                 shown = _map(ax, values, f"{role}, {kind}", first, second, "viridis", (0.0, 1.0))
             figure.colorbar(shown, ax=axes[3 * line + 1], label="CKA", fraction=0.05)
-            spread.append((axes[3 * line + 2], role, conflicting - aligned))
+            spread.append((axes[3 * line + 2], role, panels["conflicting"] - panels["aligned"]))
             axes[3 * line].set_ylabel("teacher's layer")
-        most = max(float(np.nanmax(np.abs(values))) for _, _, values in spread) or 0.05
+        finite = [v for _, _, values in spread for v in np.abs(values).flat if np.isfinite(v)]
+        most = max([0.05, *finite])
         for ax, role, values in spread:
-            name = f"{role}, conflicting - aligned"
+            name = f"{role}, conflicting − aligned"
             shown = _map(ax, values, name, first, second, "PuOr", (-most, most))
             figure.colorbar(shown, ax=ax, label="difference", fraction=0.05)
         for ax in axes[-3:]:
             ax.set_xlabel("student's layer")
     every = [r for results in found.values() for r in results]
-    null = {k: float(np.mean([_array(r[f"null_{k}"]) for r in every])) for k in ("aligned", "conflicting")}  # fmt: skip
-    n = {k: sorted({int(r[f"n_{k}"]) for r in every}) for k in ("aligned", "conflicting")}
-    sizes = {k: "–".join(str(v) for v in dict.fromkeys((v[0], v[-1]))) for k, v in n.items()}
+    facts = [
+        f"{span([r[f'n_{kind}'] for r in every])} {kind} examples (null {_null(every, kind)})"
+        for kind in KINDS
+    ]
     return Picture(
         f"CKA of teacher and student: {title}",
         figure,
         f"Heat maps of CKA between teacher's and student's layers ({', '.join(found)}), on aligned"
         " and conflicting examples, and their difference.",
-        f"Debiased linear CKA, mean over {max(map(len, found.values()))} seeds, of"
-        f" {sizes['aligned']} aligned and {sizes['conflicting']} conflicting examples. Null (rows of"
-        f" one net shuffled), mean over layers: {null['aligned']:.3f} aligned,"
-        f" {null['conflicting']:.3f} conflicting.",
+        f"Debiased linear CKA, mean over {max(map(len, found.values()))} seeds, on"
+        f" {' and '.join(facts)}. The null is what shuffled rows give: its mean over pairs of"
+        " layers and seeds, and the value furthest from 0.",
     )
 
 
@@ -250,6 +253,10 @@ def _dots(ax: Axes, estimates: Sequence[Estimate], places: np.ndarray, role: str
         ax.plot([estimate.low, estimate.high], [place, place], color=COLOURS[role], linewidth=1.6)
     values = [e.value for e in estimates]
     ax.plot(values, places, linestyle="", marker=MARKERS[role], markersize=4.5, color=COLOURS[role])
+
+
+def _key(colour: str, marker: str, label: str) -> Line2D:
+    return Line2D([], [], color=colour, marker=marker, linestyle="", label=label)
 
 
 def _role_legend(figure: Figure, roles: Sequence[str]) -> None:
@@ -272,6 +279,14 @@ def _array(values: object) -> Float[np.ndarray, "..."]:
     return np.array(values, np.float64)
 
 
+def _null(results: Sequence[dict], kind: str) -> str:
+    values = np.concatenate([_array(r[f"null_{kind}"]).ravel() for r in results])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "undefined"
+    return f"{values.mean():.3f}, at most {np.abs(values).max():.3f}"
+
+
 def _mean_map(results: Sequence[dict], key: str) -> Float[np.ndarray, "first second"]:
     return np.mean([_array(r[key]) for r in results], axis=0)
 
@@ -290,11 +305,14 @@ def _map(
         interpolation="none",
     )  # fmt: skip
     ax.set_title(title)
-    ax.set_xticks(range(len(second)), second, rotation=90, fontsize=7.5)
-    ax.set_yticks(range(len(first)), first, fontsize=7.5)
+    ticks = [[name.removesuffix("/out") for name in names] for names in (first, second)]
+    ax.set_xticks(range(len(second)), ticks[1], rotation=90, fontsize=7.5)
+    ax.set_yticks(range(len(first)), ticks[0], fontsize=7.5)
     ax.spines[:].set_visible(False)
     if max(values.shape) <= 8:  # few enough to print the numbers
         for (i, j), value in np.ndenumerate(values):
+            if math.isnan(value):
+                continue
             share = (value - ends[0]) / (ends[1] - ends[0])
             dark = share < 0.55 if colours == "viridis" else abs(share - 0.5) > 0.35
             ax.text(

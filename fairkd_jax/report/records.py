@@ -88,12 +88,19 @@ class Finished:
 
     @cached_property
     def telling_axes(self) -> tuple[str, ...]:
-        """Axes that say more than method, distiller and models do, in the order of the study."""
-        seen: dict[tuple, set] = {}
+        """Axes and options that tell distilled runs apart whose methods and models do not."""
+        alike: dict[tuple, list[dict[str, str]]] = {}
         for run in self.runs.values():
-            for axis, label in run.get("axes", {}).items():
-                seen.setdefault((axis, run["role"], _methods(run)), set()).add(str(label))
-        return tuple(dict.fromkeys(key[0] for key, labels in seen.items() if len(labels) > 1))
+            if run["role"] == "distilled":
+                alike.setdefault(_methods(run), []).append(_settings(run))
+        return tuple(
+            dict.fromkeys(
+                axis
+                for settings in alike.values()
+                for axis in dict.fromkeys(axis for one in settings for axis in one)
+                if len({one.get(axis) for one in settings}) > 1
+            )
+        )
 
     @cached_property
     def _lookup(self) -> dict[tuple, float]:
@@ -120,8 +127,10 @@ class Finished:
     def headline(self) -> list[tuple[str, str, str]]:
         """(evaluation, metric, group) of the metrics put first.
 
-        Raises UnknownName for one that was not measured.
+        Raises UnknownName for one that was not measured, ValueError where there is none.
         """
+        if not self.about["headline"]:
+            raise ValueError(f"study {self.about['study']!r} names no headline metric to report")
         known = {}
         for evaluation in self.evaluations:
             for metric, group, _ in self.metrics(evaluation).itertuples(index=False):
@@ -141,8 +150,8 @@ class Finished:
         for run in self.runs.values():
             if run["role"] != "distilled":
                 continue
-            axes = run.get("axes", {})
-            key = (*_methods(run), *((a, str(axes[a])) for a in self.telling_axes if a in axes))
+            settings = _settings(run)
+            key = (*_methods(run), *((a, settings[a]) for a in self.telling_axes if a in settings))
             same = groups.setdefault(key, {})
             if run["seed"] in same:
                 twin = same[run["seed"]]["run"]
@@ -154,12 +163,13 @@ class Finished:
                 axes=key[4:],
                 seeds=tuple(sorted(same)),
                 runs={
-                    role: tuple(same[s]["run" if role == "distilled" else f"{role}_run"] for s in sorted(same))
-                    for role in ROLES
+                    "teacher": tuple(same[s]["teacher_run"] for s in sorted(same)),
+                    "baseline": tuple(same[s]["baseline_run"] for s in sorted(same)),
+                    "distilled": tuple(same[s]["run"] for s in sorted(same)),
                 },
             )
             for key, same in groups.items()
-        ]  # fmt: skip
+        ]
 
     def result(self, stage: str, run: str, what: str) -> dict[str, Any]:
         """`stages/<stage>/result.json`; ValueError, naming the run, where it is missing."""
@@ -205,6 +215,11 @@ def labels(comparisons: Sequence[Comparison]) -> list[str]:
     return [" · ".join(c.parts[i] for i in telling) for c in comparisons]
 
 
+def span(values: Sequence[int]) -> str:
+    """ "6", or "5–6" where values differ."""
+    return "–".join(str(v) for v in dict.fromkeys((min(values), max(values))))
+
+
 def write_csv(finished: Finished, path: Path) -> None:
     """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined."""
     finished.rows[list(COLUMNS)].to_csv(path, index=False, lineterminator="\n")
@@ -223,9 +238,28 @@ def _methods(run: Mapping[str, Any]) -> tuple[str, str, str, str]:
     return debias, run["distill"], run["teacher_model"], run["model"]
 
 
+def _settings(run: Mapping[str, Any]) -> dict[str, str]:
+    """Every axis and every option of the methods: `{"mix.scope": "task", "debias.step_size": ...}`.
+
+    Axes win over options of the same name; a lone distiller is "distill", several are numbered.
+    """
+    several = len(run["distill_options"]) > 1
+    named = {
+        f"distill.{i}" if several else "distill": d for i, d in enumerate(run["distill_options"])
+    }
+    options = {
+        f"{place}.{key}": str(value)
+        for place, plugin in {"debias": run["debias_options"], **named}.items()
+        for key, value in plugin.items()
+        if key != "name"
+    }
+    return options | {axis: str(label) for axis, label in run["axes"].items()}
+
+
 def _run_name(run: Mapping[str, Any], axes: tuple[str, ...]) -> str:
     """The id of a run with every axis that only the study knows: `... [mix.scope=task]`."""
-    labels = [f"{a}={run['axes'][a]}" for a in axes if a in run.get("axes", {})]
+    settings = _settings(run)
+    labels = [f"{axis}={settings[axis]}" for axis in axes if axis in settings]
     missing = [label for label in labels if label not in run["run"]]
     return f"{run['run']} [{', '.join(missing)}]" if missing else run["run"]
 
@@ -283,7 +317,14 @@ def _gap_id_ood(
         _number(finished.results[run["evaluations"][e]]["metrics"].get("acc_avg")) for e in pair
     )
     n = sum(here["group_counts"])
-    return [{"group": "", "metric": "gap_id_ood", "value": gap_id_ood(acc_id=first, acc_ood=second), "n": n}]
+    return [
+        {
+            "group": "",
+            "metric": "gap_id_ood",
+            "value": gap_id_ood(acc_id=first, acc_ood=second),
+            "n": n,
+        }
+    ]
 
 
 def _number(value: float | None) -> float:

@@ -12,7 +12,9 @@ from fairkd_jax.evaluation.fairness import SELECTED_BY
 from fairkd_jax.registry import UnknownName
 
 
-def select(history: Sequence[Mapping[str, float]], rule: str, split: str = "val") -> int:
+def select(
+    history: Sequence[Mapping[str, int | float | None]], rule: str, split: str = "val"
+) -> int:
     """The step kept of a history of lines `{"step": 50, "val/acc_avg": 0.9, ...}`.
 
     "last" is the last step; the others take the step with the highest value of their metric on the

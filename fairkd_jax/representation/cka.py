@@ -105,7 +105,7 @@ def hsic(
     )
 
 
-def _gram(x: JaxArray, mask: JaxArray, debiased: bool) -> JaxArray:
+def _gram(x: Array, mask: Array, debiased: bool) -> Array:
     """Centred Gram matrix [n, n] of the rows with mask 1, 0 elsewhere.
 
     Debiased: U-centred (Székely and Rizzo, arXiv 1310.2926), whose inner product is n (n - 3) times
@@ -142,11 +142,7 @@ class Moments:
         mask: Shaped[Array, "n"] | None = None,
     ) -> "Moments":
         """An empty accumulator with the reference of a batch; `update` it with that batch next."""
-        mask = _as_mask(mask, x)
-        x_at, y_at = _location(x, mask), _location(y, mask)
-        x_shifted, y_shifted = _shift(x, mask, x_at), _shift(y, mask, y_at)
-        reference = {"x": x_at, "y": y_at, "x_scale": _size(x_shifted), "y_scale": _size(y_shifted)}
-        return cls(reference, jax.tree.map(jnp.zeros_like, _row_sums(x_shifted, y_shifted, mask)))
+        return cls(*_start(x, y, mask))
 
     @jax.jit
     def update(
@@ -170,7 +166,17 @@ class Moments:
         return _ratio_of_moments(self.sums, debiased=debiased)
 
 
-def _row_sums(x: JaxArray, y: JaxArray, mask: JaxArray) -> dict[str, JaxArray]:
+@jax.jit
+def _start(x: Array, y: Array, mask: Array | None) -> tuple[dict, dict]:
+    """(reference, sums of no rows)."""
+    mask = _as_mask(mask, x)
+    x_at, y_at = _location(x, mask), _location(y, mask)
+    x, y = _shift(x, mask, x_at), _shift(y, mask, y_at)
+    reference = {"x": x_at, "y": y_at, "x_scale": _size(x), "y_scale": _size(y)}
+    return reference, jax.tree.map(jnp.zeros_like, _row_sums(x, y, mask))
+
+
+def _row_sums(x: Array, y: Array, mask: Array) -> dict[str, Array]:
     xx, yy = jnp.sum(x**2, axis=1), jnp.sum(y**2, axis=1)  # squared length of each row
     return {
         "n": jnp.sum(mask),
@@ -223,22 +229,22 @@ def _ratio_of_moments(s: dict[str, JaxArray], *, debiased: bool) -> JaxArray:
     return jnp.where(n >= (4 if debiased else 2), ratio, jnp.nan)
 
 
-def _as_mask(mask: JaxArray | None, x: JaxArray) -> JaxArray:
+def _as_mask(mask: Array | None, x: Array) -> Array:
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.ones(len(x), dtype) if mask is None else jnp.asarray(mask > 0, dtype)
 
 
-def _location(x: JaxArray, mask: JaxArray) -> JaxArray:
+def _location(x: Array, mask: Array) -> Array:
     """Mean of the rows with mask 1; of constant columns exactly their value."""
     row = x[jnp.argmax(mask)].astype(mask.dtype)
     return row + jnp.sum(_shift(x, mask, row), axis=0) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def _shift(x: JaxArray, mask: JaxArray, location: JaxArray) -> JaxArray:
+def _shift(x: Array, mask: Array, location: Array) -> Array:
     return jnp.where(mask[:, None] > 0, x.astype(mask.dtype) - location, 0)
 
 
-def _size(x: JaxArray) -> JaxArray:
+def _size(x: Array) -> Array:
     """Largest magnitude, 1 where all are 0."""
     largest = jnp.max(jnp.abs(x))
     return jnp.where(largest > 0, largest, 1)

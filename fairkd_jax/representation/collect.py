@@ -99,7 +99,7 @@ def pooled(
     """
     if name.endswith("_probs"):
         raise ValueError(f"tap {name!r} holds attention probabilities: no features to compare")
-    x = x.astype(jnp.float32)
+    x = jnp.asarray(x, jnp.float32)
     if name.endswith("head_out"):
         x = x.reshape(*x.shape[:2], -1)
     if x.ndim == 2:

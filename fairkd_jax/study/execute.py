@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import pandas
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from fairkd_jax.config import SELECTION_RULES, Stage, Study, as_dict
 from fairkd_jax.data import pipeline
+from fairkd_jax.evaluation.sums import label_map
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import plan, stage
 from fairkd_jax.train import loop
@@ -66,40 +68,31 @@ def _check_train(one: Stage, tried: set[str]) -> None:
 
 
 def _check_evaluation(one: Stage) -> None:
-    from fairkd_jax.evaluation.evaluate import label_map
-
     opened = pipeline.open_data(plan.data_of(one))
     source = opened.source(one.config.split, one.config.set)
     label_map(opened.dataset.info.label_names, source.split.info)
 
 
 def table_of_stages(planned: list[plan.Run], workdir: pathlib.Path) -> str:
-    """What `--dry_run` prints: stages by kind and role, done, partial, missing, and shared."""
+    """What `--dry_run` prints: stages by kind, model and method; done, partial, missing, shared."""
     users = Counter(s.identity for run in planned for s in plan.stages([run]))
-    rows = Counter()
+    rows = []
     for one in plan.stages(planned):
-        what = one.config.debias["name"] if one.kind == "train" else ""
-        model = plan.model_name(one.config.model) if one.kind == "train" else ""
-        if one.kind == "train":
-            what += f" <- {', '.join(sorted(one.inputs))}" if one.inputs else ""
-        row = (one.kind, model, what)
-        rows[(*row, stage.state_of(one, workdir))] += 1
-        rows[(*row, "shared")] += users[one.identity] > 1
-    names = sorted({key[:3] for key in rows})
-    lines = [
-        f"{'stage':10} {'model':16} {'what':34} {'done':>6} {'partial':>8} {'missing':>8} {'shared':>7}"
-    ]
-    for kind, model, what in names:
-        numbers = [rows[(kind, model, what, s)] for s in ("done", "partial", "missing", "shared")]
-        lines.append(
-            f"{kind:10} {model:16} {what:34} {numbers[0]:6} {numbers[1]:8} {numbers[2]:8} {numbers[3]:7}"
-        )
-    total = [sum(v for k, v in rows.items() if k[3] == s) for s in ("done", "partial", "missing")]
-    lines.append(
-        f"{len(planned)} runs, {sum(total)} stages: {total[0]} done, {total[1]} partial, "
-        f"{total[2]} missing"
-    )
-    return "\n".join(lines)
+        train = one.kind == "train"
+        row = {
+            "stage": one.kind,
+            "model": plan.model_name(one.config.model) if train else "",
+            "debias": one.config.debias["name"] if train else "",
+            "distill": "+".join(d["name"] for d in one.config.distill) if train else "",
+            "reads": ", ".join(sorted(one.inputs)),
+        }
+        state = {s: int(stage.state_of(one, workdir) == s) for s in stage.STATES}
+        rows.append(row | state | {"shared": int(users[one.identity] > 1)})
+    frame = pandas.DataFrame(rows)
+    numbers = [*stage.STATES, "shared"]
+    table = frame.groupby([c for c in frame if c not in numbers], sort=False).sum().reset_index()
+    total = ", ".join(f"{frame[s].sum()} {s}" for s in stage.STATES)
+    return f"{table.to_string(index=False)}\n{len(planned)} runs, {len(frame)} stages: {total}"
 
 
 def run(study: Study, workdir: pathlib.Path, mesh: Mesh) -> None:

@@ -28,6 +28,7 @@ from fairkd_jax.representation.compare import compare_nets
 from fairkd_jax.study.plan import data_of
 from fairkd_jax.train import checkpoint, loop
 
+STATES = ("done", "partial", "missing")
 KEPT_NETS = 8  # trained nets kept in memory: the next stage usually asks for the last ones
 
 

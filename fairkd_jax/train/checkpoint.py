@@ -61,7 +61,7 @@ def save_net(folder: pathlib.Path, variables: dict[str, Any]) -> None:
 def load_net(folder: pathlib.Path, target: Any) -> dict[str, Any]:
     """Reads the variables of a net onto the shapes and shardings of `target`.
 
-    Raises FileNotFoundError where there are none and ValueError where they do not fit or are broken.
+    Raises FileNotFoundError where there are none, ValueError where they are broken or do not fit.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no trained net in {folder}")

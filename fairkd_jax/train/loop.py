@@ -106,7 +106,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         rule=optim.Rule(config.optim.name, train.trainable),
         teachers=tuple(sorted(teachers.items())) if reads else (),
         num_attributes=len(opened.dataset.info.attribute_names),
-        num_examples=len(opened.source(config.data.split).split),
+        num_examples=int(opened.source(config.data.split).split.columns["id"].max()) + 1,
         accumulate=train.accumulate,
         deterministic=train.deterministic,
     )

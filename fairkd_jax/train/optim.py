@@ -78,7 +78,7 @@ def check(optim: Optim) -> None:
 
 
 def learning_rates(optim: Optim, steps: int) -> np.ndarray:
-    """The learning rate at every step, float32 [steps]: a table, so that no schedule is compiled."""
+    """The learning rate at every step, float32 [steps]: a table, so no schedule is compiled."""
     warmup = round(optim.warmup * steps)
     schedule = optax.join_schedules(
         [

@@ -230,7 +230,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     if program.deterministic:
         stats = state.stats
-    metrics["update_norm"] = optax.global_norm(updates)
+    metrics["update_norm"] = optax.tree.norm(updates)
     return TrainState(
         step=state.step + 1, params=params, stats=stats, opt=opt, memory=memory
     ), metrics
@@ -238,7 +238,7 @@ def train_step(
 
 @functools.cache
 def compile_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainState, dict]]:
-    """`train_step` under one `jax.jit`, shared by every run of the program; the state is donated."""
+    """`train_step` under one `jax.jit` for all runs of the program; the state is donated."""
 
     def step(state, *arguments):
         state, metrics = train_step(program, state, *arguments)

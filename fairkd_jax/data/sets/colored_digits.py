@@ -86,9 +86,7 @@ class ColoredDigits(DataSet):
             rows, label = np.repeat(rows, self.classes), np.repeat(label, self.classes)
             identity = rows * self.classes + attribute
         image = self._paint(images[rows], attribute)
-        return make_split(
-            self.info, label, attribute, id=identity, image=image, digit=digits[rows]
-        )
+        return make_split(self.info, label, attribute, id=identity, image=image, digit=digits[rows])
 
     def _label(self, digit: np.ndarray) -> np.ndarray:
         return digit * self.classes // 10

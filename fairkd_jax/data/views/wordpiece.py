@@ -43,9 +43,7 @@ class WordpieceEncoder(Encoder):
         if room < 2:
             raise ValueError(f"wordpiece view: length = {length} leaves no room for two texts")
         tokenizer.enable_truncation(length, strategy="longest_first")
-        tokenizer.enable_padding(
-            length=length, pad_id=tokenizer.token_to_id(pad), pad_token=pad
-        )
+        tokenizer.enable_padding(length=length, pad_id=tokenizer.token_to_id(pad), pad_token=pad)
         self.tokenizer, self.length = tokenizer, length
         self.facts = {
             "vocab_size": max(tokenizer.get_vocab().values()) + 1,

@@ -1,0 +1,208 @@
+"""What is timed: nets, methods and synthetic batches, from a handful of names and numbers.
+
+Hinton's distillation (arXiv 1503.02531) with AdamW, from a live teacher or from a table of its
+logits, or plain cross-entropy. Nothing here computes anything on a device.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from fairkd_jax import registry
+from fairkd_jax.config import Optim
+from fairkd_jax.models.net import Net, make_net
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.train import optim
+from fairkd_jax.train.step import Methods, Program, make_spec, table_of
+from fairkd_jax.types import Array, Batch
+
+NUM_BATCHES = 8  # that take turns
+NUM_ATTRIBUTES = 2
+KD_WEIGHT, TEMPERATURE = 0.5, 4.0
+OPTIM = Optim(learning_rate=1e-4, schedule="constant", weight_decay=0.01, clip_norm=0.0)
+
+FAMILIES = {  # student and teacher unless flags say otherwise; elsewhere the first two presets
+    "bert": {"student": "mini", "teacher": "small"},
+    "resnet": {"student": "18", "teacher": "50"},
+}
+MODES = {  # mode: (distiller, where the teacher's logits come from)
+    "erm": ("none", None),
+    "kd_live": ("logits", "net"),
+    "kd_table": ("logits", "table"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """`student` and `teacher` are presets of the family."""
+
+    family: str
+    student: str
+    teacher: str
+    mode: str = "kd_live"  # erm | kd_live | kd_table
+    batch: int = 32  # over all devices
+    seq: int = 128  # tokens, for nets that read tokens
+    image: int = 64  # pixels a side, for nets that read images
+    classes: int = 3
+    pad: str = "half"  # none | half: lengths uniform from 1 to `seq`
+    dropout: float | None = None  # every dropout rate of the nets; None: the family's own
+    dtype: str = "float32"  # of products: float32 | bfloat16
+    debias: str = "erm"
+
+
+def workload(family: str, **given: Any) -> Workload:
+    """A workload from the defaults of its family, replaced by what is given and not None.
+
+    Raises UnknownName for a family, a mode or a padding that is not there.
+    """
+    presets = [*registry.plugin("models", family).presets]
+    chosen = FAMILIES.get(family, {"student": presets[0], "teacher": presets[1]})
+    work = Workload(family, **(chosen | {k: v for k, v in given.items() if v is not None}))
+    for value, place, choices in ((work.mode, "mode", MODES), (work.pad, "pad", PADDINGS)):
+        if value not in choices:
+            raise UnknownName(value, place, choices)
+    return work
+
+
+PADDINGS = {  # name: lengths [rows] of examples of at most `seq` tokens
+    "none": lambda rng, rows, seq: np.full(rows, seq),
+    "half": lambda rng, rows, seq: rng.integers(1, seq + 1, rows),
+}
+
+
+def _tokens(work: Workload, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
+    lengths = PADDINGS[work.pad](rng, rows, work.seq)
+    mask = (np.arange(work.seq) < lengths[:, None]).astype(np.int32)
+    tokens = rng.integers(5, 30000, (rows, work.seq), dtype=np.int32) * mask
+    return {"tokens": tokens, "mask": mask, "segments": np.zeros_like(tokens)}
+
+
+def _pixels(work: Workload, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
+    return {"pixels": rng.standard_normal((rows, work.image, work.image, 3), dtype=np.float32)}
+
+
+VIEWS = {  # view: (its size, the facts that nets fit to, its arrays)
+    "wordpiece": (
+        lambda work: work.seq,
+        lambda work: {"vocab_size": 30522, "length": work.seq},
+        _tokens,
+    ),
+    "image": (
+        lambda work: work.image,
+        lambda work: {"height": work.image, "width": work.image, "channels": 3},
+        _pixels,
+    ),
+}
+
+
+def synthetic_batch(work: Workload, views: Iterable[str], index: int, rows: int) -> Batch:
+    """Batch number `index`, numpy arrays of `rows` rows: all random, no padding rows."""
+    rng = np.random.default_rng([index, jax.process_index()])
+    label = rng.integers(0, work.classes, rows, dtype=np.int32)
+    attribute = rng.integers(0, NUM_ATTRIBUTES, rows, dtype=np.int32)
+    batch = {
+        "views": {view: VIEWS[view][2](work, rng, rows) for view in sorted(set(views))},
+        "label": label,
+        "attribute": attribute,
+        "group": label * NUM_ATTRIBUTES + attribute,
+        "id": np.arange(index * rows, (index + 1) * rows, dtype=np.int32),
+        "real": np.ones(rows, np.float32),
+    }
+    if MODES[work.mode][1] == "table":
+        logits = rng.standard_normal((rows, work.classes), dtype=np.float32)
+        batch["tables"] = {table_of("teacher"): {"logits": logits}}
+    return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A workload with everything chosen and checked."""
+
+    work: Workload
+    program: Program
+    methods: Methods
+    batches: list[Batch]  # of numpy arrays: the rows of this process
+    counts: tuple[np.ndarray, np.ndarray]  # examples by group (NaN where hidden), by label
+
+    @property
+    def live(self) -> dict[str, Net]:
+        """Teachers that run beside the student."""
+        return {name: net for name, net in self.program.teachers if net is not None}
+
+    def model_flops(self) -> int:
+        """Floating-point operations that one step asks for, over all devices.
+
+        Three forward passes of each trained net (a backward pass counts for two) and one of a live
+        teacher, each as XLA counts it before optimising; padding counts, recomputation does not.
+        """
+        trained = 1 + len(self.methods.debias.extra_nets)
+        return 3 * trained * self._forward_flops(self.program.student) + sum(
+            map(self._forward_flops, self.live.values())
+        )
+
+    def _forward_flops(self, net: Net) -> int:
+        def forward(variables: Any, batch: Batch) -> Array:
+            return net.apply(variables, batch, train=False)[0].logits
+
+        rows = (self.work.batch,)
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(rows + x.shape[1:], x.dtype), self.batches[0]
+        )
+        lowered = jax.jit(forward).lower(net.variable_shapes(), batch)
+        return int(lowered.cost_analysis()["flops"])
+
+
+def setup(work: Workload) -> Setup:
+    """Builds nets, methods and batches.
+
+    Raises UnknownName for a preset, a dtype or a method that is not there; ValueError for a batch
+    that does not divide over the devices, for dropout where the family has none, and for a
+    debiasing method that reads what an earlier stage writes.
+    """
+    if work.batch < 1 or work.batch % jax.device_count():
+        raise ValueError(f"batch = {work.batch} does not divide over {jax.device_count()} devices")
+    student, teacher = (_net(work, preset) for preset in (work.student, work.teacher))
+    distiller, source = MODES[work.mode]
+    methods = Methods(
+        debias=registry.build("debias", {"name": work.debias}),
+        distill=(registry.build("distill", {"name": distiller}),),
+        task_weight=1 - KD_WEIGHT if source else 1.0,
+        kd_weight=KD_WEIGHT,
+    )
+    if methods.debias.tables:
+        raise ValueError(
+            f"debias = {work.debias!r} reads tables {methods.debias.tables}, which an earlier "
+            "stage of training writes: a single step has none"
+        )
+    program = Program(
+        student=student,
+        rule=optim.Rule(OPTIM.name, ".*"),
+        teachers=(("teacher", teacher if source == "net" else None),) if source else (),
+        num_attributes=NUM_ATTRIBUTES,
+        num_examples=NUM_BATCHES * work.batch,
+    )
+    rows, views = work.batch // jax.process_count(), (student.view, teacher.view)
+    batches = [synthetic_batch(work, views, i, rows) for i in range(NUM_BATCHES)]
+    num_groups = work.classes * NUM_ATTRIBUTES
+    groups = np.full(num_groups, program.num_examples / num_groups, np.float32)
+    labels = groups.reshape(work.classes, -1).sum(axis=1)
+    if not methods.debias.sees_attributes:
+        groups = np.full_like(groups, np.nan)
+        batches = [{k: v for k, v in b.items() if k not in ("attribute", "group")} for b in batches]
+    methods = jax.tree.map(np.float32, methods)
+    methods.debias.check(make_spec(program, methods, groups, labels, batches[0]))
+    return Setup(work, program, methods, batches, (groups, labels))
+
+
+def _net(work: Workload, preset: str) -> Net:
+    options = {"name": work.family, "preset": preset, "dtype": work.dtype}
+    if work.dropout is not None:
+        rates = [k for k in registry.defaults("models", work.family) if k.endswith("dropout")]
+        if not rates:
+            raise ValueError(f"dropout = {work.dropout}: {work.family} has none")
+        options |= dict.fromkeys(rates, work.dropout)
+    facts = {view: describe(work) for view, (_, describe, _) in VIEWS.items()}
+    return make_net(options, work.classes, facts)

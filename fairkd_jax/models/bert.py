@@ -1,0 +1,232 @@
+"""BERT, the bidirectional transformer encoder (arXiv 1810.04805), with a head on its pooled output.
+
+Sizes from arXiv 1908.08962 (tiny to medium) and of the MiniLM family (arXiv 2002.10957).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from fairkd_jax.models.layers import Dense, attend, check_dtype
+from fairkd_jax.models.net import Architecture
+from fairkd_jax.models.tape import Tape
+from fairkd_jax.types import Outputs
+
+INIT = nnx.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bert(Architecture):
+    """Reads int32 [B, T] {"tokens", "mask" (1 = real), "segments"}; features: the pooled output.
+
+    Taps: input (sum of the embeddings), embed (after the normalisation), block00/attn_probs,
+    head_out, attn_out, mlp_out, out (after the second normalisation), features.
+
+    Attention is fused unless `attention_dropout` > 0 in training (the published training has 0.1).
+    """
+
+    view: ClassVar[str] = "wordpiece"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tiny": {"depth": 2, "width": 128, "heads": 2},
+        "mini": {"depth": 4, "width": 256, "heads": 4},
+        "small": {"depth": 4, "width": 512, "heads": 8},
+        "medium": {"depth": 8, "width": 512, "heads": 8},
+        "base": {"depth": 12, "width": 768, "heads": 12},
+        "large": {"depth": 24, "width": 1024, "heads": 16},
+        "minilm_l3": {"depth": 3, "width": 384, "heads": 12},
+        "minilm_l6": {"depth": 6, "width": 384, "heads": 12},
+    }
+    model_type: ClassVar[str] = "bert"
+    ignored_keys: ClassVar[str] = r"(bert\.)?embeddings\.position_ids|cls\..*"  # pretraining heads
+
+    depth: int = 2
+    width: int = 128
+    heads: int = 2
+    mlp_width: int | None = None  # inside the block; None: 4 * width
+    vocab_size: int | None = None  # None: as large as the data's
+    positions: int = 512
+    types: int = 2  # of segments
+    dropout: float = 0.1  # of embeddings, of what blocks add, and before the head
+    attention_dropout: float = 0.1  # of attention probabilities
+    epsilon: float = 1e-12  # of layer normalisation
+    dtype: str = "float32"  # of products: float32 | bfloat16
+
+    def __post_init__(self):
+        check_dtype(self.dtype, "bert")
+        if self.width % self.heads:
+            raise ValueError(f"bert width = {self.width} is no multiple of heads = {self.heads}")
+
+    def fit(self, facts: Mapping[str, Any]) -> "Bert":
+        """Takes the vocabulary's size from the text view's facts, where none was given.
+
+        Raises ValueError where the data have more words, or longer texts, than the net has rows.
+        """
+        words, length = facts["vocab_size"], facts["length"]
+        if self.vocab_size is not None and words > self.vocab_size:
+            raise ValueError(
+                f"bert vocab_size = {self.vocab_size}, but the data have {words} words"
+            )
+        if length > self.positions:
+            raise ValueError(
+                f"bert positions = {self.positions}, but the data have {length} tokens"
+            )
+        return dataclasses.replace(self, vocab_size=self.vocab_size or words)
+
+    def module(self, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
+        if self.vocab_size is None:
+            raise ValueError("bert vocab_size = None: fit the architecture to the data first")
+        return Encoder(self, num_classes, rngs)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Bert":
+        for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+            if config.get(key, known) != known:
+                raise ValueError(f"bert config: {key} = {config[key]!r}; only {known!r} is there")
+        return cls(
+            depth=config["num_hidden_layers"],
+            width=config["hidden_size"],
+            heads=config["num_attention_heads"],
+            mlp_width=config["intermediate_size"],
+            vocab_size=config["vocab_size"],
+            positions=config["max_position_embeddings"],
+            types=config["type_vocab_size"],
+            dropout=config["hidden_dropout_prob"],
+            attention_dropout=config["attention_probs_dropout_prob"],
+            epsilon=config["layer_norm_eps"],
+        )
+
+    def published_names(self) -> tuple[dict[str, str], ...]:
+        body = {
+            "embed/word": "embeddings.word_embeddings",
+            "embed/position": "embeddings.position_embeddings",
+            "embed/segment": "embeddings.token_type_embeddings",
+            "embed/norm": "embeddings.LayerNorm",
+            "pooler": "pooler.dense",
+        }
+        for i in range(self.depth):
+            ours, theirs = f"block{i:02}", f"encoder.layer.{i}"
+            body |= {
+                f"{ours}/query": f"{theirs}.attention.self.query",
+                f"{ours}/key": f"{theirs}.attention.self.key",
+                f"{ours}/value": f"{theirs}.attention.self.value",
+                f"{ours}/attn_out": f"{theirs}.attention.output.dense",
+                f"{ours}/attn_norm": f"{theirs}.attention.output.LayerNorm",
+                f"{ours}/mlp_in": f"{theirs}.intermediate.dense",
+                f"{ours}/mlp_out": f"{theirs}.output.dense",
+                f"{ours}/mlp_norm": f"{theirs}.output.LayerNorm",
+            }
+        head = {"head": "classifier"}
+        return {k: f"bert.{v}" for k, v in body.items()} | head, body | head
+
+
+def _dense(arch: Bert, inputs: int, outputs: int, rngs: nnx.Rngs) -> Dense:
+    return Dense(inputs, outputs, kernel_init=INIT, dtype=jnp.dtype(arch.dtype), rngs=rngs)
+
+
+def _norm(arch: Bert, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(
+        arch.width,
+        epsilon=arch.epsilon,
+        dtype=jnp.dtype(arch.dtype),  # of the result: statistics are float32
+        use_fast_variance=False,
+        rngs=rngs,
+    )
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and segment embeddings, normalised."""
+
+    def __init__(self, arch: Bert, rngs: nnx.Rngs):
+        rows = {"word": arch.vocab_size, "position": arch.positions, "segment": arch.types}
+        for name, count in rows.items():
+            setattr(self, name, nnx.Embed(count, arch.width, embedding_init=INIT, rngs=rngs))
+        self.norm = _norm(arch, rngs)
+        self.dropout = nnx.Dropout(arch.dropout)
+
+    def __call__(
+        self, inputs: Mapping[str, Array], tape: Tape, *, train: bool, rngs: nnx.Rngs | None
+    ) -> Float[Array, "B T D"]:
+        length, positions = inputs["tokens"].shape[1], self.position.num_embeddings
+        if length > positions:
+            raise ValueError(f"{length} tokens, but bert has positions = {positions}")
+        x = self.word(inputs["tokens"]) + self.segment(inputs["segments"])
+        x = tape("input", x + self.position.embedding[...][:length])
+        return tape("embed", self.dropout(self.norm(x), deterministic=not train, rngs=rngs))
+
+
+class Block(nnx.Module):
+    """Attention and a two-layer perceptron, each added to its input and then normalised."""
+
+    def __init__(self, arch: Bert, rngs: nnx.Rngs):
+        inner = arch.mlp_width or 4 * arch.width
+        self.heads = arch.heads
+        for name in ("query", "key", "value", "attn_out"):
+            setattr(self, name, _dense(arch, arch.width, arch.width, rngs))
+        self.attn_norm = _norm(arch, rngs)
+        self.mlp_in = _dense(arch, arch.width, inner, rngs)
+        self.mlp_out = _dense(arch, inner, arch.width, rngs)
+        self.mlp_norm = _norm(arch, rngs)
+        self.attn_dropout = nnx.Dropout(arch.attention_dropout)
+        self.dropout = nnx.Dropout(arch.dropout)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "B 1 1 T"],
+        tape: Tape,
+        name: str,
+        *,
+        train: bool,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B T D"]:
+        heads = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
+        query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
+        y = attend(
+            query,
+            key,
+            value,
+            mask,
+            tape,
+            f"{name}/attn_probs",
+            self.attn_dropout,
+            train=train,
+            rngs=rngs,
+        )
+        y = tape(f"{name}/head_out", y)
+        y = tape(f"{name}/attn_out", self.attn_out(y.reshape(x.shape)))
+        x = self.attn_norm(x + self.dropout(y, deterministic=not train, rngs=rngs))
+        y = jax.nn.gelu(self.mlp_in(x), approximate=False)
+        y = tape(f"{name}/mlp_out", self.mlp_out(y))
+        x = self.mlp_norm(x + self.dropout(y, deterministic=not train, rngs=rngs))
+        return tape(f"{name}/out", x)
+
+
+class Encoder(nnx.Module):
+    """Embeddings, blocks block00, block01, ..., pooler on the first token, head."""
+
+    def __init__(self, arch: Bert, num_classes: int, rngs: nnx.Rngs):
+        self.depth = arch.depth
+        self.embed = Embeddings(arch, rngs)
+        for i in range(arch.depth):
+            setattr(self, f"block{i:02}", Block(arch, rngs))
+        self.pooler = _dense(arch, arch.width, arch.width, rngs)
+        self.dropout = nnx.Dropout(arch.dropout)
+        self.head = Dense(arch.width, num_classes, kernel_init=INIT, rngs=rngs)
+
+    def __call__(
+        self, inputs: Mapping[str, Array], tape: Tape, *, train: bool, rngs: nnx.Rngs | None
+    ) -> Outputs:
+        mask = (inputs["mask"] != 0)[:, None, None, :]
+        x = self.embed(inputs, tape, train=train, rngs=rngs)
+        for i in range(self.depth):
+            name = f"block{i:02}"
+            x = getattr(self, name)(x, mask, tape, name, train=train, rngs=rngs)
+        pooled = jnp.tanh(self.pooler(x[:, 0]).astype(jnp.float32))
+        features = tape("features", pooled)
+        dropped = self.dropout(features, deterministic=not train, rngs=rngs)
+        return Outputs(logits=self.head(dropped), features=features)

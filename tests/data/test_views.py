@@ -1,0 +1,144 @@
+"""Views: pixels and word pieces as nets read them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fairkd_jax.data.dataset import Info, make_split
+from fairkd_jax.data.sets.colored_digits import ColoredDigits
+from fairkd_jax.data.sets.template_nli import TemplateNli
+from fairkd_jax.data.views.image import Image
+from fairkd_jax.data.views.wordpiece import Wordpiece
+from fairkd_jax.registry import UnknownName
+
+
+def texts(**columns):
+    info = Info(("no", "yes"), ("a",), ((True,), (True,)), "none", "made here")
+    n = len(next(iter(columns.values())))
+    arrays = {k: np.array(v) for k, v in columns.items()}
+    return make_split(info, np.arange(n) % 2, np.zeros(n, int), **arrays)
+
+
+def test_pixels_are_normalised():
+    train = ColoredDigits().load("train")
+    encoder = Image().fit(train)
+    pixels = encoder.encode(train.columns)["pixels"]
+    assert pixels.dtype == np.float32
+    assert (pixels.min(), pixels.max()) == (-1, 1)
+    assert {k: encoder.facts[k] for k in ("height", "width", "channels")} == {
+        "height": 16,
+        "width": 16,
+        "channels": 3,
+    }
+    assert encoder.facts["identity"] != Image(mean=(0.4,)).fit(train).facts["identity"]
+    measured = Image(mean=(), std=()).fit(train).encode(train.columns)["pixels"]
+    measured = measured.reshape(-1, 3)[:, :2].astype(np.float64)  # blue is always 0
+    np.testing.assert_allclose(measured.mean(0), 0, atol=1e-5)  # constants have 6 digits
+    np.testing.assert_allclose(measured.std(0), 1, atol=1e-5)
+
+
+def test_an_image_view_refuses_what_it_was_not_fitted_to():
+    train = ColoredDigits().load("train")
+    with pytest.raises(ValueError, match=r"\(8, 8, 3\).*\(16, 16, 3\)"):
+        Image().fit(train).encode(ColoredDigits(image_size=8).load("test").columns)
+    with pytest.raises(UnknownName, match="image"):
+        Image().fit(TemplateNli(train=40, eval=8).load("train"))
+    with pytest.raises(ValueError, match="3 channels"):
+        Image(mean=(0.1, 0.2)).fit(train)
+    with pytest.raises(ValueError, match="std"):
+        Image(std=(0.0,)).fit(train)
+
+
+def test_pairs_have_segments_masks_and_one_length():
+    split = texts(premise=["the cat sat", "a " * 90], hypothesis=["The CAT!", "the cat sat"])
+    encoder = Wordpiece(length=16).fit(split)
+    arrays = encoder.encode(split.columns)
+    tokens, mask, segments = (arrays[k] for k in ("tokens", "mask", "segments"))
+    assert all(a.shape == (2, 16) and a.dtype == np.int32 for a in arrays.values())
+    vocabulary = {i: t for t, i in encoder.tokenizer.get_vocab().items()}
+    assert [vocabulary[i] for i in tokens[0]][:9] == (
+        ["[CLS]", "the", "cat", "sat", "[SEP]", "the", "cat", "!", "[SEP]"]
+    )
+    assert mask[0].tolist() == [1] * 9 + [0] * 7
+    assert segments[0].tolist() == [0] * 5 + [1] * 4 + [0] * 7
+    # the longer text lost its tail, the shorter is whole
+    assert [vocabulary[i] for i in tokens[1]][-5:] == ["[SEP]", "the", "cat", "sat", "[SEP]"]
+    assert mask[1].all() and tokens.max() < encoder.facts["vocab_size"]
+
+
+def test_single_texts_and_unseen_characters():
+    split = texts(text=["abc abc", "ab"])
+    encoder = Wordpiece(length=8).fit(split)
+    arrays = encoder.encode({"text": np.array(["ba", "z"])})
+    vocabulary = {i: t for t, i in encoder.tokenizer.get_vocab().items()}
+    assert [vocabulary[i] for i in arrays["tokens"][0][:4]] == ["[CLS]", "b", "##a", "[SEP]"]
+    assert vocabulary[arrays["tokens"][1][1]] == "[UNK]"
+    assert not arrays["segments"].any()
+    with pytest.raises(UnknownName, match="premise"):
+        Wordpiece().fit(ColoredDigits().load("train"))
+    with pytest.raises(ValueError, match="length = 4"):
+        Wordpiece(length=4).fit(split)
+
+
+def test_the_same_data_give_the_same_vocabulary_in_every_process():
+    """The library numbers continuations by hash map order; the view must not."""
+    program = (
+        "from fairkd_jax.data.sets.template_nli import TemplateNli\n"
+        "from fairkd_jax.data.views.wordpiece import Wordpiece\n"
+        "import os\n"
+        "encoder = Wordpiece(vocab_size=300).fit(TemplateNli(train=400).load('train'))\n"
+        "if os.fork() == 0: os._exit(0)\n"  # the library would complain here
+        "os.wait()\n"
+        "print(encoder.facts['identity'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
+    done = [
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+        )
+        for _ in range(2)
+    ]
+    assert [d.stderr for d in done] == ["", ""]
+    here = Wordpiece(vocab_size=300).fit(TemplateNli(train=400).load("train")).facts["identity"]
+    assert [d.stdout.strip() for d in done] == [here, here]
+
+
+def test_a_tokenizer_folder_is_read_by_transformers(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "!"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    split = texts(premise=["The cats sat"], hypothesis=["the dog!"])
+    encoder = Wordpiece(tokenizer=str(tmp_path), length=12).fit(split)
+    arrays = encoder.encode(split.columns)
+    assert arrays["tokens"][0].tolist() == [2, 5, 6, 7, 8, 3, 5, 1, 9, 3, 0, 0]
+    assert arrays["segments"][0].tolist() == [0] * 6 + [1] * 4 + [0] * 2
+    assert encoder.facts["vocab_size"] == 10
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Wordpiece(tokenizer=str(tmp_path / "nowhere")).fit(split)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds nothing"):
+        Wordpiece(tokenizer=str(tmp_path / "empty")).fit(split)
+
+
+def test_importing_the_room_imports_no_tokenizer_library():
+    program = (
+        "import sys\n"
+        "from fairkd_jax.data import pipeline\n"
+        "from fairkd_jax.data.views import wordpiece, image\n"
+        "from fairkd_jax.data.sets import colored_digits\n"
+        "print({'tokenizers', 'transformers', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_identity_is_of_content():
+    split = texts(text=["abc abc", "ab"])
+    facts = [Wordpiece(length=n).fit(split).facts["identity"] for n in (8, 8, 9)]
+    assert facts[0] == facts[1] != facts[2]
+    other = texts(text=["abc abd", "ab"])
+    assert Wordpiece(length=8).fit(other).facts["identity"] != facts[0]

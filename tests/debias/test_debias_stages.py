@@ -1,0 +1,99 @@
+"""Methods of several stages: what depends on what, and that the same work has the same identity."""
+
+import pytest
+
+from fairkd_jax import registry
+from fairkd_jax.config import Data, Mix, Optim, Stage, Train, TrainStage
+
+LOGITS = ({"name": "logits", "temperature": 2.0},)
+
+
+def base(name: str, *, teacher: bool = True, seed: int = 0, **options) -> Stage:
+    """The stage that a planner hands to `stages`."""
+    config = TrainStage(
+        data=Data(),
+        model={"name": "resnet", "preset": "tiny"},
+        debias={"name": name, **options},
+        distill=LOGITS if teacher else ({"name": "none"},),
+        mix=Mix(kd_weight=0.9, task_weight=0.1) if teacher else Mix(),
+        optim=Optim(),
+        train=Train(steps=100, select="val_worst_group"),
+        seed=seed,
+    )
+    erm = {"debias": {"name": "erm"}, "distill": {"name": "none"}, "model.preset": "18"}
+    return Stage(
+        "train", config, {"teacher": Stage("train", config).change(erm)} if teacher else {}
+    )
+
+
+def expand(stage: Stage) -> Stage:
+    return registry.build("debias", stage.config.debias).stages(stage)
+
+
+@pytest.mark.parametrize("name", registry.available("debias"))
+def test_stages_are_stable_and_stay_what_they_are(name):
+    stage = expand(base(name))
+    assert stage.kind == "train"
+    assert stage.identity == expand(base(name)).identity
+    assert stage.identity != expand(base(name, seed=1)).identity
+    tables = {k for k, v in stage.inputs.items() if v.kind == "table"}
+    assert tables == set(registry.plugin("debias", name).tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "column", "option"),
+    [("jtt", "mistakes", "mistake", "identify_steps"), ("poe", "bias", "log_probs", "bias_steps")],
+)
+def test_a_first_net_writes_a_table_for_the_second(name, table, column, option):
+    stage = expand(base(name))
+    assert stage.config == base(name).config
+    assert set(stage.inputs) == {"teacher", table}
+    written = stage.inputs[table]
+    assert written.config.columns == (column,) and written.config.split == "train"
+    first = written.inputs["net"]
+    assert first.config.debias == {"name": "erm"} and first.config.distill == ({"name": "none"},)
+    assert first.config.mix == Mix() and not first.inputs
+    assert first.config.train.steps == 20 and first.config.train.select == "last"
+    assert first.config.seed == 0
+
+    longer = expand(base(name, **{option: 33})).inputs[table].inputs["net"]
+    assert longer.config.train.steps == 33
+
+    # The first net knows no teacher: a baseline and a distilled student share it.
+    alone = expand(base(name, teacher=False))
+    assert alone.inputs[table].identity == written.identity
+    assert set(alone.inputs) == {table}
+
+
+def test_jtt_identifies_from_where_the_second_net_starts():
+    weights = base("erm", teacher=False)
+    stage = expand(base("jtt").hang(init=weights))
+    identify = stage.inputs["mistakes"].inputs["net"]
+    assert identify.inputs["init"].identity == weights.identity and "teacher" not in identify.inputs
+
+
+def test_poe_takes_a_bias_model_of_its_own():
+    weak = {"preset": "mini", "name": "bert"}
+    stage = expand(base("poe", bias_model=weak))
+    assert stage.inputs["bias"].inputs["net"].config.model == weak
+    same = expand(base("poe", bias_model=dict(reversed(weak.items()))))
+    assert same.identity == stage.identity
+    built = registry.build("debias", {"name": "poe", "bias_model": weak})
+    assert dict(built.bias_model) == weak
+    hash(built.bias_model)
+
+
+def test_dfr_retrains_the_head_from_a_distilled_net():
+    stage = expand(base("dfr", head_steps=7, head_learning_rate=0.5, split="val"))
+    assert set(stage.inputs) == {"init"}
+    config, features = stage.config, stage.inputs["init"]
+    assert config.debias["name"] == "dfr"  # so that its check looks at the groups of the split
+    assert config.distill == ({"name": "none"},) and config.mix == Mix()
+    assert (config.data.split, config.data.sampler) == ("val", "group_balanced")
+    assert config.train.trainable == "nets/student/head/.*" and config.train.deterministic
+    assert (config.train.steps, config.train.select) == (7, "last")
+    assert config.optim.learning_rate == 0.5
+    assert features.config.debias == {"name": "erm"} and features.config.distill == LOGITS
+    assert set(features.inputs) == {"teacher"}
+    # The first stage is what plain ERM trains, so a study of both trains it once.
+    assert features.identity == expand(base("erm")).identity

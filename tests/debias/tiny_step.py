@@ -1,0 +1,113 @@
+"""A training step in small for tests of debiasing methods: a two-layer net, made-up batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fairkd_jax.models.tape import Tape
+from fairkd_jax.types import Outputs, Spec, Terms
+
+CLASSES, ATTRIBUTES, INPUTS, WIDTH, EXAMPLES = 3, 2, 4, 5, 40
+COUNTS = (30.0, 4.0, 9.0, 16.0, 5.0, 25.0)  # training examples by group
+TRACES: list[str] = []  # grows whenever `run` is traced
+
+
+def make_batch(rows: int = 16, seed: int = 0) -> dict:
+    """Real rows of every group; the first two are one example, drawn twice."""
+    r = np.random.RandomState(seed)
+    label, attribute = np.arange(rows) % CLASSES, np.arange(rows) // CLASSES % ATTRIBUTES
+    identity = r.permutation(EXAMPLES)[:rows]
+    label[1], identity[1] = label[0], identity[0]
+    bias = r.randn(rows, CLASSES)
+    tables = {
+        "mistakes": {"mistake": r.rand(rows) < 0.4},
+        "bias": {"log_probs": bias - np.log(np.exp(bias).sum(1, keepdims=True))},
+    }
+    batch = {
+        "views": {"plain": {"x": r.randn(rows, INPUTS)}},
+        "label": label,
+        "attribute": attribute,
+        "group": label * ATTRIBUTES + attribute,
+        "id": identity,
+        "real": np.ones(rows),
+        "tables": tables,
+    }
+    return jax.tree.map(_as_jax, batch)
+
+
+def _as_jax(x: np.ndarray) -> jax.Array:
+    return jnp.asarray(x, {"f": jnp.float32, "i": jnp.int32, "b": bool}[x.dtype.kind])
+
+
+def pad(batch: dict) -> dict:
+    """The batch with rows of garbage in front, in the middle and at the end; `real` is 0 there."""
+    rows = len(batch["real"])
+    order = np.r_[0, 0, 0 : rows // 2, 0, rows // 2 : rows, 0]
+    padding = np.zeros(len(order), bool)
+    padding[[0, 1, 2 + rows // 2, -1]] = True
+
+    def grow(x):
+        garbage = jnp.full_like(x, 1e4) if jnp.issubdtype(x.dtype, jnp.floating) else x * 0
+        where = padding.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.where(where, garbage[order], x[order])
+
+    batch = jax.tree.map(grow, batch)
+    return batch | {"real": jnp.asarray(~padding, jnp.float32)}
+
+
+def hide(batch: dict) -> dict:
+    """The batch as a method gets it that may not see attributes."""
+    return {k: v for k, v in batch.items() if k not in ("attribute", "group")}
+
+
+def make_spec(method, counts=COUNTS) -> Spec:
+    """Group counts are NaN where the method may not see attributes."""
+    counts = jnp.asarray(counts, jnp.float32)
+    groups = counts if method.sees_attributes else jnp.full_like(counts, jnp.nan)
+    labels = counts.reshape(CLASSES, ATTRIBUTES).sum(1)
+    student = Outputs(jnp.zeros((1, CLASSES)), jnp.zeros((1, WIDTH)))
+    return Spec(groups, labels, student, (), CLASSES, ATTRIBUTES, EXAMPLES)
+
+
+def make_net(key: jax.Array) -> dict:
+    """Parameters of a two-layer net."""
+    first, second = jax.random.split(key)
+    return {
+        "body": jax.random.normal(first, (INPUTS, WIDTH)),
+        "head": jax.random.normal(second, (WIDTH, CLASSES)),
+    }
+
+
+@jax.jit
+def start(method, seed: int = 0, counts=COUNTS) -> tuple[dict, dict]:
+    """Parameters of all nets and of the method, and its memory."""
+    key = jax.random.key(seed)
+    own, memory = method.init(make_spec(method, counts), key)
+    names = ("student", *method.extra_nets)
+    nets = {n: make_net(jax.random.fold_in(key, i)) for i, n in enumerate(names)}
+    return {"nets": nets, "debias": own}, memory
+
+
+def apply(weights: dict, batch: dict, edits: dict, save: str) -> Outputs:
+    tape = Tape(save, edits)
+    x = tape("input", batch["views"]["plain"]["x"])
+    features = tape("features", jnp.tanh(x @ weights["body"]))
+    return Outputs(features @ weights["head"], features, tape.finish())
+
+
+def step(method, params: dict, memory: dict, batch: dict, key: jax.Array):
+    """((loss, (memory, metrics)), gradients) of one step, as training makes it."""
+    TRACES.append(type(method).__name__)
+
+    def loss(params):
+        changed, edits = method.prepare(batch, key)
+        outputs = {n: apply(w, changed, edits, method.taps) for n, w in params["nets"].items()}
+        task = method.task(outputs, changed, params["debias"])
+        terms = Terms(task=task, distill=jnp.zeros_like(task), total=task)
+        value, *rest = method(terms, outputs, changed, params["debias"], memory, key)
+        return value, tuple(rest)
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+run = jax.jit(step)

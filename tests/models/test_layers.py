@@ -1,0 +1,127 @@
+"""Attention both ways, convolution both ways, PyTorch's batch statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fairkd_jax.models.layers import BatchNorm, Dense, attend, convolve
+from fairkd_jax.models.tape import Edit, Tape
+from fairkd_jax.registry import UnknownName
+
+
+def test_fused_attention_equals_explicit_attention():
+    keys = jax.random.split(jax.random.key(0), 4)
+    query, key, value = (jax.random.normal(k, (3, 5, 2, 4)) for k in keys[:3])
+    mask = jnp.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)[:, None, None]
+    target = jax.random.normal(keys[3], query.shape)
+
+    def run(query, key, value, tape):
+        out = attend(
+            query, key, value, mask, tape, "probs", nnx.Dropout(0.5), train=False, rngs=None
+        )
+        return jnp.vdot(out, target), out
+
+    grad = jax.value_and_grad(run, (0, 1, 2), has_aux=True)
+    tape = Tape("probs")
+    (_, explicit), explicit_grads = grad(query, key, value, tape)
+    (_, fused), fused_grads = grad(query, key, value, Tape())
+    np.testing.assert_allclose(fused, explicit, rtol=1e-5, atol=1e-6)
+    for a, b in zip(fused_grads, explicit_grads):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    run(query, key, value, tape := Tape("probs"))
+    probs = tape.finish()["probs"]
+    assert probs.shape == (3, 2, 5, 5) and probs.dtype == jnp.float32
+    np.testing.assert_allclose(probs.sum(-1), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(probs[1, :, :, 3:], 0.0)
+
+
+def test_probabilities_are_dropped_out_in_training_only():
+    x = jnp.ones((1, 4, 1, 2))
+    mask = jnp.ones((1, 1, 1, 4), bool)
+    dropout = nnx.Dropout(0.5)
+    rngs = nnx.Rngs(jax.random.key(0))
+    evaluated = attend(x, x, x, mask, Tape(), "probs", dropout, train=False, rngs=None)
+    np.testing.assert_allclose(evaluated, 1.0, rtol=1e-6)
+    trained = attend(x, x, x, mask, Tape(), "probs", dropout, train=True, rngs=rngs)
+    # each of 4 keys weighs 0.25 and is kept, doubled, or dropped: multiples of a half
+    np.testing.assert_allclose(trained * 2, np.round(trained * 2), atol=1e-6)
+    assert float(jnp.abs(trained - 1.0).max()) > 0
+    with pytest.raises(ValueError, match="rngs"):
+        attend(x, x, x, mask, Tape(), "probs", dropout, train=True, rngs=None)
+
+
+def test_probabilities_may_be_edited():
+    x = jax.random.normal(jax.random.key(0), (1, 3, 1, 2))
+    mask = jnp.ones((1, 1, 1, 3), bool)
+    tape = Tape(edits={"probs": Edit(jnp.full((3, 3), 1 / 3))})
+    out = attend(x, x, x, mask, tape, "probs", nnx.Dropout(0.0), train=False, rngs=None)
+    np.testing.assert_allclose(out, jnp.broadcast_to(x.mean(1, keepdims=True), x.shape), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "size, stride, length", [(1, 1, 5), (1, 2, 5), (3, 1, 2), (3, 2, 4), (7, 2, 6), (3, 1, 1)]
+)
+def test_patches_equal_convolution(size, stride, length):
+    rng = np.random.default_rng(size)
+    x = jnp.asarray(rng.normal(size=(2, length, length, 3)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(size, size, 3, 4)), jnp.float32)
+
+    def reference(x, kernel):
+        pad = ((size - 1) // 2,) * 2
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride,) * 2, (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    want, pull = jax.vjp(reference, x, kernel)
+    got, mine = jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    for a, b in zip(mine(want), pull(want)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_small_maps_avoid_the_slow_convolution_on_cpu():
+    def lowered(length):
+        x, kernel = jnp.ones((2, length, length, 8)), jnp.ones((3, 3, 8, 8))
+        return str(jax.make_jaxpr(lambda x, k: convolve(x, k, 1))(x, kernel))
+
+    assert jax.default_backend() == "cpu"
+    assert "conv_general_dilated" in lowered(3) and "conv_general_dilated" not in lowered(2)
+
+
+def test_batch_norm_statistics():
+    norm = BatchNorm(2, "float32")
+    x = np.random.default_rng(0).normal(3.0, 2.0, (5, 2, 3, 2)).astype(np.float32)
+    flat = x.reshape(-1, 2)
+    y = np.asarray(norm(jnp.asarray(x), True)).reshape(-1, 2)
+    want = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
+    before = np.asarray(norm.mean[...])
+    y = norm(jnp.asarray(x), False)
+    want = (x - before) / np.sqrt(np.asarray(norm.var[...]) + 1e-5)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(norm.mean[...], before)
+
+
+def test_dense_merges_leading_axes():
+    dense = Dense(3, 4, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (2, 5, 3))
+    want = jnp.einsum("btd,df->btf", x, dense.kernel[...]) + dense.bias[...]
+    np.testing.assert_allclose(dense(x), want, rtol=1e-5, atol=1e-6)
+
+
+def test_tape():
+    tape = Tape(save="a/.*")
+    x = jnp.ones(3)
+    assert tape("a/b", x) is x and tape("c", x) is x
+    assert tape.wants("a/d") and not tape.wants("c")
+    assert list(tape.finish()) == ["a/b"]
+    with pytest.raises(ValueError, match="passed the tape twice"):
+        tape("c", x)
+    tape = Tape(edits={"a/prob": Edit(0.0)})
+    tape.wants("a/probs")  # offered, though it was not computed
+    with pytest.raises(UnknownName, match="Did you mean 'a/probs'"):
+        tape.finish()

@@ -1,0 +1,99 @@
+"""ResNet: sizes, names of intermediates, shortcuts without parameters, what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fairkd_jax.models.net import make_net
+from fairkd_jax.registry import UnknownName
+
+FACTS = {"image": {"height": 8, "width": 8, "channels": 3, "identity": "image"}}
+
+
+def resnet(num_classes=10, facts=FACTS, **options):
+    return make_net({"name": "resnet"} | options, num_classes, facts)
+
+
+def images(rows, size=8):
+    pixels = np.random.default_rng(0).normal(size=(rows, size, size, 3))
+    return {"views": {"image": {"pixels": jnp.asarray(pixels, jnp.float32)}}}
+
+
+def test_names_of_intermediates():
+    net = resnet(preset="mini", widths=(4, 8), stem_width=4)
+    batch, names = images(2), []
+
+    def forward(variables):
+        outputs, _ = net.apply(variables, batch, train=False, save=".*")
+        names.extend(outputs.taps)
+        return outputs
+
+    taps = jax.jit(forward)(jax.jit(net.init)(jax.random.key(0))).taps
+    blocks = [f"stage{s}/block{b}/out" for s in (1, 2) for b in (1, 2)]
+    assert names == ["input", "stem", *blocks, "features"]
+    assert taps["stem"].shape == taps["stage1/block2/out"].shape == (2, 8, 8, 4)
+    assert taps["stage2/block2/out"].shape == (2, 4, 4, 8)
+    np.testing.assert_allclose(
+        taps["features"], taps["stage2/block2/out"].mean((1, 2)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "preset, num_classes, parameters",
+    [
+        ("18", 1000, 11689512),
+        ("34", 1000, 21797672),
+        ("50", 1000, 25557032),
+        ("101", 1000, 44549160),
+        ("152", 1000, 60192808),
+        ("cifar20", 10, 269722),
+        ("cifar32", 10, 464154),
+        ("cifar44", 10, 658586),
+        ("cifar56", 10, 853018),
+    ],
+)
+def test_presets_have_the_published_sizes(preset, num_classes, parameters):
+    assert resnet(num_classes, preset=preset).num_parameters() == parameters
+
+
+def test_shortcut_by_padding_puts_zeros_on_both_sides():
+    net = resnet(preset="tiny", depths=(1, 1), widths=(4, 8), stem_width=4)
+    variables = jax.jit(net.init)(jax.random.key(0))
+    last = variables["params"]["stage2"]["block1"]["conv2"]["norm"]
+    last["scale"] = jnp.zeros_like(last["scale"])  # nothing but the shortcut is left
+    taps = net.apply(variables, images(2), train=False, save="stage./block1/out")[0].taps
+    out = taps["stage2/block1/out"]
+    np.testing.assert_array_equal(out[..., 2:6], taps["stage1/block1/out"][:, ::2, ::2])
+    np.testing.assert_array_equal(out[..., [0, 1, 6, 7]], 0.0)
+
+
+def test_other_images_do_not_change_an_answer_in_evaluation():
+    net = resnet(preset="tiny")
+    variables = jax.jit(net.init)(jax.random.key(0))
+    batch = images(4)
+    alone = {"views": {"image": {"pixels": batch["views"]["image"]["pixels"][:1]}}}
+    together, _ = net.apply(variables, batch, train=False)
+    np.testing.assert_allclose(
+        net.apply(variables, alone, train=False)[0].logits,
+        together.logits[:1],
+        rtol=1e-4,
+        atol=1e-6,
+    )
+
+
+def test_sizes_that_do_not_go_together():
+    assert resnet(preset="tiny").architecture.channels == 3
+    with pytest.raises(ValueError, match="channels = 1, but the images have 3"):
+        resnet(preset="tiny", channels=1)
+    with pytest.raises(ValueError, match=r"depths \(1,\) and widths \(8, 16\) differ"):
+        resnet(preset="tiny", depths=(1,))
+    with pytest.raises(ValueError, match=r"\(8, 8, 13\): shortcuts by padding"):
+        resnet(preset="tiny", widths=(8, 13))
+    for option, choices in (
+        ("block", "basic, bottleneck"),
+        ("stem", "plain, pooled"),
+        ("shortcut", "padding, projection"),
+    ):
+        with pytest.raises(UnknownName, match=f"{option} of resnet: 'other'.*{choices}"):
+            resnet(preset="tiny", **{option: "other"})

@@ -1,0 +1,168 @@
+"""Records of a synthetic study: rows, names, numbers of examples, links, and what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_study
+
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.report import records
+
+WORST = "worst_group_accuracy"
+
+
+def test_one_number_a_row(tmp_path):
+    study = synthetic_study.build(tmp_path)
+    finished = records.read(tmp_path)
+    records.write_csv(finished, tmp_path / "records.csv")
+    table = pd.read_csv(tmp_path / "records.csv", keep_default_na=False)
+    assert tuple(table.columns) == records.COLUMNS
+    metrics, groups = 8, 4  # of an evaluation; the second evaluation adds gap_id_ood
+    assert len(table) == len(study["runs"]) * (2 * (metrics + groups) + 1)
+    assert not table.duplicated(["run", "dataset", "split", "group", "metric"]).any()
+    run = study["runs"][2]
+    row = table[(table["run"] == run["run"]) & (table["metric"] == WORST)].iloc[0]
+    assert (row["role"], row["debias"], row["distill"]) == ("distilled", "erm", "logits")
+    assert (row["model"], row["teacher_model"]) == ("resnet/tiny", "resnet/mini")
+    assert (row["parameters"], row["seed"], row["selection"]) == (12000, 0, "last")
+    assert (row["dataset"], row["split"], row["group"]) == ("made_digits", "test", "")
+    assert row["stage"] == run["evaluations"]["in_domain/test"]
+    assert float(row["value"]) == pytest.approx(0.10 + synthetic_study.ripple("distilled", 0))
+
+
+def test_n_is_the_number_of_examples_behind_the_value(tmp_path):
+    synthetic_study.build(tmp_path)
+    rows = records.read(tmp_path).rows
+    n = rows[rows["evaluation"] == "in_domain/test"].groupby(["metric", "group"])["n"].unique()
+    assert n["acc_avg", ""].tolist() == [1000]
+    assert n[WORST, ""].tolist() == [60]
+    assert n["acc_aligned", ""].tolist() == [900] and n["acc_conflicting", ""].tolist() == [100]
+    assert [n["accuracy", g].item() for g in synthetic_study.GROUPS] == [500, 40, 60, 400]
+
+
+def test_a_set_read_twice_is_told_apart_by_its_evaluation(tmp_path):
+    synthetic_study.build(tmp_path)
+    rows = records.read(tmp_path).rows
+    names = rows.groupby("evaluation")["dataset"].unique()
+    assert names["in_domain/test"].tolist() == ["made_digits"]
+    assert names["shifted/test"].tolist() == ["made_digits (shifted)"]
+
+
+def test_gap_between_domains(tmp_path):
+    study = synthetic_study.build(tmp_path)
+    finished = records.read(tmp_path)
+    runs = [run["run"] for run in study["runs"]]
+    inside, outside = (
+        finished.values(runs, f"{e}/test", "acc_avg") for e in ("in_domain", "shifted")
+    )
+    gap = finished.values(runs, "shifted/test", "gap_id_ood")
+    np.testing.assert_allclose(gap, inside - outside)
+    assert np.isnan(finished.values(runs, "in_domain/test", "gap_id_ood")).all()
+
+
+def test_empty_group_is_nan(tmp_path):
+    study = synthetic_study.build(tmp_path, counts=(500, 0, 60, 400))
+    finished = records.read(tmp_path)
+    run = study["runs"][0]["run"]
+    empty = synthetic_study.GROUPS[1]
+    assert math.isnan(finished.values([run], "in_domain/test", "accuracy", empty)[0])
+    records.write_csv(finished, tmp_path / "records.csv")
+    table = pd.read_csv(tmp_path / "records.csv")
+    assert table[(table["group"] == empty)]["value"].isna().all()
+    assert (table[(table["group"] == empty)]["n"] == 0).all()
+
+
+def test_comparisons_follow_links_and_seeds(tmp_path):
+    synthetic_study.build(tmp_path, seeds=3)
+    first, second = records.read(tmp_path).comparisons()
+    assert (first.debias, second.debias) == ("erm", "group_dro")
+    assert first.seeds == (0, 1, 2) and first.axes == ()
+    assert first.pair == "resnet/mini → resnet/tiny"
+    assert first.runs["teacher"] == tuple(f"teacher erm  seed{s}" for s in range(3))
+    assert records.labels([first, second]) == ["erm", "group_dro"]
+
+
+def test_axes_are_kept_in_names_and_in_groups(tmp_path):
+    synthetic_study.build(tmp_path, seeds=2, axes={"mix.scope": ["total", "task"]})
+    finished = records.read(tmp_path)
+    assert finished.telling_axes == ("mix.scope",)  # "debias" says nothing that the method does not
+    assert [c.axes for c in finished.comparisons()[:2]] == [
+        (("mix.scope", "total"),),
+        (("mix.scope", "task"),),
+    ]
+    assert finished.rows["run"].str.contains(r"\[mix\.scope=(?:total|task)\]").all()
+    assert records.labels(finished.comparisons())[1] == "erm · mix.scope=task"
+
+
+def test_options_tell_runs_of_one_name_apart(tmp_path):
+    study = synthetic_study.build(tmp_path, seeds=1, axes={"distill": ["logits", "logits "]})
+    for i, run in enumerate(study["runs"]):
+        run["axes"] = {"distill": "logits"}
+        run["distill_options"] = [{"name": "logits", "temperature": 1 + i // 3}]
+    synthetic_study.write(tmp_path, study)
+    axes = [dict(c.axes) for c in records.read(tmp_path).comparisons()]
+    assert axes == [{"distill.temperature": str(t)} for t in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("link", ["teacher_run", "baseline_run"])
+def test_refuses_a_distilled_run_without_what_it_is_compared_with(tmp_path, link):
+    study = synthetic_study.build(tmp_path, seeds=1)
+    run = next(r for r in study["runs"] if r["role"] == "distilled")
+    run[link] = ""
+    synthetic_study.write(tmp_path, study)
+    with pytest.raises(ValueError, match=f"{run['run']}.*no {link.removesuffix('_run')}"):
+        records.read(tmp_path)
+
+
+def test_refuses_a_baseline_that_is_none(tmp_path):
+    study = synthetic_study.build(tmp_path, seeds=1)
+    study["runs"][2]["baseline_run"] = study["runs"][2]["teacher_run"]
+    synthetic_study.write(tmp_path, study)
+    with pytest.raises(ValueError, match="no baseline"):
+        records.read(tmp_path)
+
+
+def test_refuses_a_missing_result(tmp_path):
+    study = synthetic_study.build(tmp_path, seeds=1)
+    run = study["runs"][4]
+    missing = tmp_path / "stages" / run["evaluations"]["shifted/test"] / "result.json"
+    missing.unlink()
+    with pytest.raises(ValueError, match=f"{run['run']}.*shifted/test") as error:
+        records.read(tmp_path)
+    assert str(missing) in str(error.value)
+
+
+def test_refuses_twins(tmp_path):
+    study = synthetic_study.build(tmp_path, seeds=1)
+    twin = study["runs"][2] | {"run": "twin"}
+    synthetic_study.write(tmp_path, study | {"runs": [*study["runs"], twin]})
+    with pytest.raises(ValueError, match="twin"):
+        records.read(tmp_path).comparisons()
+
+
+def test_refuses_an_unknown_headline_and_names_the_choices(tmp_path):
+    synthetic_study.build(tmp_path, seeds=1, headline=["in_domain/test/worst_group_acuracy"])
+    with pytest.raises(UnknownName, match="Did you mean 'in_domain/test/worst_group_accuracy'"):
+        records.read(tmp_path).headline()
+    synthetic_study.build(tmp_path, seeds=1, headline=[])
+    with pytest.raises(ValueError, match="no headline"):
+        records.read(tmp_path).headline()
+
+
+def test_headline_by_group(tmp_path):
+    name = "in_domain/test/acc_group/0-4, green"
+    synthetic_study.build(tmp_path, seeds=1, headline=[name])
+    assert records.read(tmp_path).headline() == [("in_domain/test", "accuracy", "0-4, green")]
+
+
+def test_no_study(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"study\.json"):
+        records.read(tmp_path)
+
+
+def test_the_builder_writes_plain_json(tmp_path):
+    study = synthetic_study.build(tmp_path, seeds=1)
+    assert json.loads((tmp_path / "study.json").read_text())["study"] == study["study"]

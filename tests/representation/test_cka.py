@@ -1,0 +1,194 @@
+"""Linear CKA: identities, invariances, masks, streams, and where it is undefined."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from fairkd_jax.representation import cka
+from fairkd_jax.representation.cka import Moments, hsic, linear_cka
+
+BOTH = pytest.mark.parametrize("debiased", [True, False])
+
+
+def features(n: int = 60, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two related layers of different width."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(n, 9)) * np.geomspace(1, 20, 9)
+    y = x @ random.normal(size=(9, 14)) + 30 * random.normal(size=(n, 14))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def reference(x: np.ndarray, y: np.ndarray, debiased: bool) -> float:
+    """Both estimators by their definitions, in float64; the unbiased one is Song's sum."""
+
+    def value(k: np.ndarray, m: np.ndarray) -> float:
+        n = len(k)
+        if not debiased:
+            h = np.eye(n) - 1 / n
+            return np.sum((h @ k @ h) * (h @ m @ h))
+        k, m = k - np.diag(np.diag(k)), m - np.diag(np.diag(m))
+        return (
+            np.sum(k * m)
+            + k.sum() * m.sum() / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * np.sum(k.sum(0) * m.sum(0))
+        )
+
+    x, y = (a - a.mean(0, dtype=np.float64) for a in (x, y))
+    k, m = x @ x.T, y @ y.T
+    return value(k, m) / np.sqrt(value(k, k) * value(m, m))
+
+
+def stream(x, y, splits: list[int], mask=None) -> Moments:
+    """Moments over consecutive parts, accumulated in turn."""
+    mask = np.ones(len(x)) if mask is None else mask
+    parts = [*zip(*(np.split(a, np.cumsum(splits)[:-1]) for a in (x, y, mask)))]
+    return functools.reduce(lambda m, part: m.update(*part), parts, Moments.start(*parts[0]))
+
+
+@BOTH
+def test_definition(debiased):
+    x, y = features()
+    want = reference(x, y, debiased)
+    assert 0.1 < want < 0.9
+    np.testing.assert_allclose(linear_cka(x, y, debiased=debiased), want, rtol=1e-5)
+    np.testing.assert_allclose(
+        stream(x, y, [25, 35]).cka(debiased=debiased), want, rtol=1e-4
+    )  # the feature form subtracts, in float32
+
+
+@BOTH
+def test_a_layer_is_like_itself_rotated_scaled_and_moved(debiased):
+    x, y = features()
+    rotation = scipy.stats.ortho_group.rvs(9, random_state=0)
+    moved = (0.01 * x @ rotation - 300).astype(np.float32)
+    np.testing.assert_allclose(linear_cka(x, x, debiased=debiased), 1, rtol=1e-6)
+    np.testing.assert_allclose(linear_cka(x, moved, debiased=debiased), 1, rtol=1e-5)
+    want = linear_cka(x, y, debiased=debiased)
+    np.testing.assert_allclose(linear_cka(moved, y, debiased=debiased), want, rtol=1e-4)
+    np.testing.assert_allclose(linear_cka(y, x, debiased=debiased), want, rtol=1e-5)
+    stretched = x * np.geomspace(1, 100, 9, dtype=np.float32)  # an invertible map is no rotation
+    assert abs(linear_cka(x, stretched, debiased=debiased) - 1) > 0.01
+
+
+@BOTH
+def test_masked_rows_change_nothing_even_if_they_are_nan(debiased):
+    x, y = features()
+    want = linear_cka(x, y, debiased=debiased)
+    mask = np.ones(70)
+    mask[[0, 1, 30, 31, 32, 40, 50, 60, 68, 69]] = 0
+    wide = [np.full((70, a.shape[1]), np.nan, np.float32) for a in (x, y)]
+    for a, full in zip((x, y), wide):
+        full[mask > 0] = a
+    np.testing.assert_allclose(linear_cka(*wide, mask, debiased=debiased), want, rtol=1e-5)
+    streamed = stream(*wide, [20, 50], mask)
+    np.testing.assert_allclose(streamed.cka(debiased=debiased), want, rtol=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize("splits", [[60], [1, 59], [2, 3, 5, 50], [59, 1], [20, 20, 20]])
+def test_moments_do_not_see_the_batches(splits, debiased):
+    x, y = features()
+    want = linear_cka(x, y, debiased=debiased)
+    np.testing.assert_allclose(stream(x, y, splits).cka(debiased=debiased), want, rtol=2e-4)
+
+
+def test_moments_of_parts_add_up():
+    x, y = features()
+    start = Moments.start(x[:20], y[:20])
+    parts = start.update(x[:20], y[:20]) + start.update(x[20:], y[20:])
+    np.testing.assert_allclose(parts.cka(), linear_cka(x, y), rtol=1e-4)
+
+
+def test_all_pairs_at_once():
+    x, y = features()
+    first, second = [x, x[:, :3]], [y, y[:, :5], x]
+    got = hsic(first, second).cka()
+    assert got.shape == (2, 3)
+    for i, a in enumerate(first):
+        for j, b in enumerate(second):
+            np.testing.assert_allclose(got[i, j], linear_cka(a, b), rtol=1e-5)
+
+
+def test_minibatch_terms_are_unbiased():
+    """Over all batches of 4 of 8 rows the mean of each term is that of all 8 rows."""
+    import itertools
+
+    x, y = (a[:8] for a in features())
+    want = hsic([x], [y])
+    batches = [[*rows] for rows in itertools.combinations(range(8), 4)]
+    total = functools.reduce(lambda a, b: a + b, (hsic([x[r]], [y[r]]) for r in batches))
+    for name in ("cross", "first", "second"):
+        got = getattr(total, name) / len(batches)
+        np.testing.assert_allclose(got, getattr(want, name), rtol=1e-4, err_msg=name)
+
+
+def test_a_short_batch_adds_nothing():
+    x, y = features()
+    whole, short = hsic([x], [y]), hsic([x[:3]], [y[:3]])
+    for total in (whole + short, whole.by_pairs() + short.by_pairs()):
+        np.testing.assert_allclose(total.cka(), whole.cka(), rtol=1e-6)
+
+
+def test_unrelated_wide_features_are_not_similar_once_debiased():
+    random = np.random.default_rng(0)
+    x, y = (random.normal(size=(50, 500)).astype(np.float32) for _ in range(2))
+    assert linear_cka(x, y, debiased=False) > 0.8
+    assert abs(linear_cka(x, y)) < 0.05
+    assert abs(stream(x, y, [25, 25]).cka()) < 0.05
+
+
+@BOTH
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1000.1])
+def test_constant_features_are_nan(constant, debiased):
+    x, y = features()
+    x = np.full_like(x, constant)
+    assert np.isnan(linear_cka(x, y, debiased=debiased))
+    assert np.isnan(stream(x, y, [25, 35]).cka(debiased=debiased))
+
+
+def test_too_few_rows():
+    x, y = features()
+    with pytest.raises(ValueError, match="3 rows.*at least 4"):
+        linear_cka(x[:3], y[:3])
+    with pytest.raises(ValueError, match="3 rows.*at least 4"):
+        linear_cka(x, y, np.arange(60) < 3)
+    with pytest.raises(ValueError, match="1 rows.*at least 2"):
+        linear_cka(x[:1], y[:1], debiased=False)
+    assert np.isfinite(linear_cka(x[:4], y[:4])) and np.isfinite(
+        linear_cka(x[:3], y[:3], debiased=False)
+    )
+    assert np.isnan(jax.jit(linear_cka)(x, y, np.arange(60) < 3))
+    assert np.isnan(Moments.start(x, y).update(x[:3], y[:3]).cka())
+
+
+@BOTH
+def test_an_offset_costs_no_digits(debiased):
+    x, y = features()
+    want = reference(x, y, debiased)
+    x, y = x + np.float32(2**13), y - np.float32(2**14)
+    want_moved = reference(x, y, debiased)  # the offset rounds the features themselves
+    np.testing.assert_allclose(want_moved, want, rtol=1e-2)
+    np.testing.assert_allclose(linear_cka(x, y, debiased=debiased), want_moved, rtol=1e-5)
+    streamed = stream(x, y, [20, 40]).cka(debiased=debiased)
+    np.testing.assert_allclose(streamed, want_moved, rtol=1e-4)
+
+
+def test_half_precision_features_are_computed_in_float32():
+    x, y = (jnp.asarray(a, jnp.bfloat16) for a in features())
+    got = linear_cka(x, y)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, linear_cka(*(a.astype(jnp.float32) for a in (x, y))))
+
+
+def test_compiled_once(monkeypatch):
+    traces = []
+    gram = cka._gram
+    monkeypatch.setattr(cka, "_gram", lambda *a: traces.append(0) or gram(*a))
+    for seed in range(3):
+        x, y = features(n=44, seed=seed)
+        linear_cka(x, y, np.arange(44) < 40 + seed)
+    assert len(traces) == 2  # of one trace: x and y

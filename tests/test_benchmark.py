@@ -1,0 +1,258 @@
+"""The benchmark: steps with one mathematics, reports, the protocol; and the pod launcher."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from fairkd_jax import sharding
+from fairkd_jax.benchmark import measure
+from fairkd_jax.benchmark.steps import library_step, plain_step, pmap_step
+from fairkd_jax.benchmark.workload import setup, workload
+from fairkd_jax.registry import UnknownName
+
+IMAGES = {"student": "tiny", "teacher": "tiny", "batch": 16, "image": 8}
+TEXT = {"student": "tiny", "teacher": "tiny", "batch": 8, "seq": 8}
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """One device: the seven others would be compiled for and prove nothing here."""
+    return sharding.make_mesh(devices=jax.devices()[:1])
+
+
+def losses(runner, steps=3):
+    return [runner() for _ in range(steps)]
+
+
+@pytest.mark.parametrize(
+    ("family", "mode"), [("bert", "kd_live"), ("resnet", "kd_table"), ("resnet", "erm")]
+)
+def test_the_plain_step_is_the_library_s(family, mode, mesh):
+    """Dropout on, from equal keys. 1e-5: sums of float32 in another order, AdamW amplifies them."""
+    sizes = {"bert": TEXT, "resnet": IMAGES}[family]
+    case = setup(workload(family, mode=mode, **sizes))
+    ours, plain = losses(library_step(case, mesh)), losses(plain_step(case, mesh))
+    assert len(set(ours)) == 3
+    np.testing.assert_allclose(ours, plain, rtol=1e-5)
+
+
+def test_the_step_under_pmap_is_the_plain_one_where_nothing_is_random(mesh):
+    case = setup(workload("bert", mode="erm", dropout=0.0, **TEXT))
+    np.testing.assert_allclose(
+        losses(pmap_step(case, mesh)), losses(plain_step(case, mesh)), rtol=1e-5
+    )
+
+
+def test_a_report_says_what_was_timed_and_adds_up(mesh, capsys):
+    case = setup(workload("resnet", mode="kd_live", **IMAGES | {"teacher": "mini"}))
+    watch = measure.Stopwatch(case, mesh, None, "pjit", warmup=1)
+    report = measure.serve(watch, ["2\n", "3\n", "end\n", "never read\n"])
+    ready, *blocks = map(json.loads, capsys.readouterr().out.splitlines())
+    assert ready == {"ready": True}
+    assert [len(block["ms"]) for block in blocks] == [2, 3]
+    assert all(block["cpu_ms"] > 0 for block in blocks)
+    times = [ms for block in blocks for ms in block["ms"]]
+    assert min(times) > 0
+
+    assert json.loads(json.dumps(report)) == report
+    assert (report["steps"], report["batch"], report["size"]) == (5, 16, 8)
+    assert (report["step"], report["num_devices"]) == ("library", jax.device_count())
+    assert report["median_ms"] == pytest.approx(np.median(times), rel=1e-2)
+    assert report["p10_ms"] <= report["median_ms"] <= report["p90_ms"]
+    seconds = report["median_ms"] / 1e3
+    assert report["examples_per_s"] == pytest.approx(16 / seconds, rel=1e-2)
+    peak = 1e9 * report["matmul_peak_gflops_per_s"]
+    assert report["share_of_peak"] == pytest.approx(
+        report["model_flops"] / seconds / peak, rel=1e-2, abs=1e-4
+    )
+    assert 0 < report["compile_s"] <= report["first_step_s"]
+    assert report["student_parameters"] < report["teacher_parameters"]
+
+
+def test_model_flops_are_those_counted_by_hand():
+    """Matrix products of the encoder; XLA counts in addition what is done element by element."""
+    batch, seq, width, depth = 8, 32, 128, 2
+    case = setup(workload("bert", mode="erm", **TEXT | {"batch": batch, "seq": seq}))
+    products = depth * (12 * width**2 + 2 * seq * width) * batch * seq + batch * width**2
+    flops = case.model_flops()
+    assert 3 * 2 * products < flops < 1.1 * 3 * 2 * products
+    live = setup(workload("bert", mode="kd_live", **TEXT | {"batch": batch, "seq": seq}))
+    assert live.model_flops() == pytest.approx(flops * 4 / 3)  # a teacher of the same size
+
+
+def test_compiling_alone_makes_no_array(mesh):
+    case = setup(workload("resnet", mode="kd_live", **IMAGES))
+    before = len(jax.live_arrays())
+    report = measure.compile_only(case, mesh, "plain", "pjit")
+    assert len(jax.live_arrays()) <= before + 1  # the key
+    state = 3 * 4 * report["student_parameters"]  # parameters and AdamW's two moments, float32
+    assert report["aliased_bytes_per_device"] >= state  # donated
+    assert report["argument_bytes_per_device"] > state
+    assert report["temporary_bytes_per_device"] > 0 and report["xla_flops_per_device"] > 0
+
+
+def test_compare_alternates_and_gives_a_ratio(mesh):
+    case = setup(workload("resnet", mode="erm", **IMAGES))
+    report = measure.compare(case, mesh, "pjit", steps=5, warmup=1, block=2)
+    assert (report["rounds"], report["block"]) == (3, 2)
+    low, high = report["ratio_quartiles"]
+    assert 0 < low <= report["ratio"] <= high
+
+
+@pytest.mark.quick
+def test_defaults_come_from_the_family_and_flags_replace_them():
+    assert workload("bert", batch=None).student == "mini"
+    assert workload("resnet", teacher="34").teacher == "34"
+    assert setup(workload("bert", dropout=0.3, **TEXT)).program.student.architecture.dropout == 0.3
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("family", "given", "error", "message"),
+    [
+        ("brt", {}, UnknownName, "'bert'"),
+        ("bert", {"mode": "kd"}, UnknownName, "'kd'.*kd_live"),
+        ("bert", {"pad": "all"}, UnknownName, "'all'.*half"),
+        ("bert", {"student": "mimi"}, UnknownName, "'mini'"),
+        ("bert", {"batch": 12}, ValueError, "batch = 12 .* 8 devices"),
+        ("bert", {"debias": "group_drw"}, UnknownName, "'group_dro'"),
+        ("bert", {"debias": "poe"}, ValueError, "'poe' reads tables"),
+        ("resnet", {"dropout": 0.1}, ValueError, "dropout = 0.1: resnet has none"),
+    ],
+)
+def test_wrong_input_is_named(family, given, error, message):
+    with pytest.raises(error, match=message):
+        setup(workload(family, **given))
+
+
+@pytest.mark.quick
+def test_a_step_that_is_not_there_is_named(mesh):
+    with pytest.raises(UnknownName, match=r"under pmap: 'library'.*plain"):
+        measure.choose("library", "pmap")
+    with pytest.raises(UnknownName, match=r"'pmap'.*pjit"):
+        measure.choose(None, "pmapp")
+    case = setup(workload("resnet", debias="group_dro", **IMAGES))
+    with pytest.raises(ValueError, match="'group_dro': by hand there is only erm"):
+        plain_step(case, mesh, abstract=True)
+
+
+def test_a_method_with_groups_runs_in_the_library_s_step():
+    case = setup(workload("resnet", mode="erm", debias="group_dro", **IMAGES))
+    assert np.all(np.isfinite(losses(library_step(case, sharding.make_mesh()), 2)))
+
+
+def test_the_launcher_answers_a_driver():
+    command = [sys.executable, "launch/benchmark.py", "--family=resnet", "--serve", "--warmup=0"]
+    command += ["--student=tiny", "--mode=erm", "--batch=4", "--image=8", "--fake_devices=2"]
+    done = subprocess.run(
+        command,
+        input="1\nend\n",
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    ready, block, report = map(json.loads, done.stdout.splitlines())
+    assert ready["ready"] and len(block["ms"]) == 1
+    assert report["num_devices"] == 2 and report["steps"] == 1
+
+
+# The pod launcher, against a gcloud that writes down its arguments and plays two hosts.
+
+GCLOUD = """#!/usr/bin/env bash
+printf '%s\\0' "$@" >> "$CALLS"
+printf '\\1' >> "$CALLS"
+status=0
+for host in 0 1; do
+  cd "$HOSTS/$host"
+  if [[ $4 == scp ]]; then cp "$5" "${6#slice:}"; fi
+  if [[ $4 == ssh ]]; then bash -c "${8#--command=}" || status=$?; fi
+done
+exit $status
+"""
+
+
+@pytest.fixture
+def pod(tmp_path):
+    """Calls launch/tpu_pod.sh: (finished process, arguments of each call of gcloud)."""
+    tools, calls = tmp_path / "tools", tmp_path / "calls"
+    tools.mkdir()
+    for host in "01":
+        (tmp_path / "hosts" / host / "fairkd_jax").mkdir(parents=True)
+    for name, text in {"gcloud": GCLOUD, "hostname": "#!/bin/sh\nbasename ${PWD%/*}\n"}.items():
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+
+    def call(*arguments):
+        calls.write_text("")
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        env = os.environ | {"PATH": path, "CALLS": str(calls), "HOSTS": str(tmp_path / "hosts")}
+        script = [str(ROOT / "launch" / "tpu_pod.sh"), *arguments]
+        done = subprocess.run(["bash", *script], capture_output=True, text=True, env=env)
+        return done, [c.split("\0")[:-1] for c in calls.read_text().split("\1")[:-1]]
+
+    call.hosts = tmp_path / "hosts"
+    return call
+
+
+PLACE = ("--name=slice", "--zone=zone-b")
+
+
+@pytest.mark.quick
+def test_a_pod_command_starts_on_all_hosts_each_line_with_its_host(pod):
+    done, [call] = pod(*PLACE, "--", "echo one; echo two >&2")
+    assert done.returncode == 0, done.stderr
+    assert call[:5] == ["compute", "tpus", "tpu-vm", "ssh", "slice"]
+    assert call[5:7] == ["--zone=zone-b", "--worker=all"]
+    assert done.stdout.splitlines() == ["[0] one", "[0] two", "[1] one", "[1] two"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("command", ["false", "cd nowhere", "exit 3", "[ $(hostname) = 0 ]"])
+def test_a_pod_command_fails_if_it_fails_on_any_host(pod, command):
+    done, _ = pod(*PLACE, "--", command)
+    assert done.returncode != 0
+
+
+@pytest.mark.quick
+def test_a_dry_run_prints_commands_and_starts_none(pod):
+    done, calls = pod(*PLACE, "--project=p", "--dry_run", "--", "python3", "launch/train.py")
+    assert done.returncode == 0 and not calls
+    assert "gcloud compute tpus tpu-vm ssh slice --zone=zone-b --worker=all" in done.stdout
+    assert "--project=p" in done.stdout and "launch/train.py" in done.stdout
+    assert "scp" not in done.stdout
+
+
+@pytest.mark.quick
+def test_the_checkout_is_copied_only_when_asked(pod):
+    if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("not a git checkout: what would be copied is what git tracks")
+    done, [copy, unpack, _] = pod(*PLACE, "--sync", "--", "cat launch/tpu_pod.sh | head -1")
+    assert done.returncode == 0, done.stderr
+    assert copy[:4] == ["compute", "tpus", "tpu-vm", "scp"] and "--worker=all" in copy
+    assert "tar" in unpack[-1]
+    assert done.stdout.splitlines() == ["[0] #!/usr/bin/env bash", "[1] #!/usr/bin/env bash"]
+    assert not (pod.hosts / "0" / "fairkd_jax" / ".git").exists()
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--name=SLICE is missing"),
+        (("--name=slice", "--", "true"), "--zone=ZONE is missing"),
+        (PLACE, "the command is missing"),
+        ((*PLACE, "--zome=z", "--", "true"), "unknown argument '--zome=z'"),
+    ],
+)
+def test_a_pod_without_what_it_needs_shows_its_usage(pod, arguments, message):
+    done, calls = pod(*arguments)
+    assert done.returncode == 2 and not calls
+    assert message in done.stderr and "launch/tpu_pod.sh --name=SLICE" in done.stderr

@@ -1,0 +1,76 @@
+"""Random batches and small nets of every family, for tests of the step."""
+
+import numpy as np
+
+from fairkd_jax.models.net import make_net
+from fairkd_jax.train.optim import Numbers, Rule
+from fairkd_jax.train.step import Methods, Program
+
+FACTS = {
+    "wordpiece": {"vocab_size": 50, "length": 8, "identity": "synthetic"},
+    "image": {"height": 8, "width": 8, "channels": 3, "identity": "synthetic"},
+}
+SMALL = {"bert": {"depth": 1, "width": 16, "heads": 2}}  # sizes below the preset, where it is large
+CLASSES, ATTRIBUTES, EXAMPLES = 2, 2, 64
+
+
+def small_net(family: str, num_classes: int = CLASSES):
+    """The family's tiny preset, made smaller."""
+    spec = {"name": family, "preset": "tiny"} | SMALL.get(family, {})
+    return make_net(spec, num_classes, FACTS)
+
+
+def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
+    """A batch with every view and with the tables that any method reads; no padding rows."""
+    rng = np.random.default_rng(seed)
+    length = rng.integers(3, 9, rows)
+    mask = (np.arange(8) < length[:, None]).astype(np.int32)
+    label = rng.integers(0, CLASSES, rows).astype(np.int32)
+    attribute = rng.integers(0, ATTRIBUTES, rows).astype(np.int32)
+    made = {
+        "views": {
+            "wordpiece": {
+                "tokens": (rng.integers(5, 50, (rows, 8)) * mask).astype(np.int32),
+                "mask": mask,
+                "segments": np.zeros((rows, 8), np.int32),
+            },
+            "image": {"pixels": rng.normal(size=(rows, 8, 8, 3)).astype(np.float32)},
+        },
+        "label": label,
+        "id": rng.permutation(EXAMPLES)[:rows].astype(np.int32),
+        "real": np.ones(rows, np.float32),
+        "tables": {
+            "teacher_logits": {"logits": rng.normal(size=(rows, CLASSES)).astype(np.float32)},
+            "mistakes": {"mistake": rng.integers(0, 2, rows).astype(np.float32)},
+            "bias": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
+        },
+    }
+    if attributes:
+        group = label * ATTRIBUTES + attribute
+        made |= {"attribute": attribute, "group": group.astype(np.int32)}
+    return made
+
+
+GROUP_COUNTS = np.array([30.0, 3.0, 5.0, 26.0], np.float32)
+LABEL_COUNTS = np.array([33.0, 31.0], np.float32)
+
+
+def numbers(learning_rate: float = 1e-2) -> Numbers:
+    """AdamW's usual."""
+    values = (learning_rate, 0.01, 1.0, 0.9, 0.999, 1e-8)
+    return Numbers(*map(np.float32, values))
+
+
+def program(student, teachers=(), **options) -> Program:
+    """A program for the sizes above."""
+    return Program(
+        student, Rule("adamw", ".*"), teachers, ATTRIBUTES, num_examples=EXAMPLES, **options
+    )
+
+
+def methods(debias, distill=(), scope="total") -> Methods:
+    """With numbers as the loop makes them."""
+    import jax
+
+    made = Methods(debias, tuple(distill), task_weight=0.5, kd_weight=0.5, scope=scope)
+    return jax.tree.map(np.float32, made)

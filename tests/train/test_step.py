@@ -1,0 +1,219 @@
+"""One step: everything composes, compiles once, does not depend on devices, lanes or padding."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import synthetic as s
+
+from fairkd_jax import registry, sharding
+from fairkd_jax.debias.erm import ERM
+from fairkd_jax.distill.logits import Logits
+from fairkd_jax.train import step as step_module
+from fairkd_jax.train.step import compile_init, compile_step, init_state, train_step
+
+ONE = sharding.make_mesh(devices=jax.devices()[:1])
+EIGHT = sharding.make_mesh()
+
+
+def distillers(name):
+    return () if name == "none" else (registry.build("distill", {"name": name}),)
+
+
+def setup(debias, distill, family, scope="total"):
+    """(program, methods, teachers) of a student under the teacher that its distillers need."""
+    made = s.methods(registry.build("debias", {"name": debias}), distillers(distill), scope)
+    net = s.small_net(family)
+    reads = {d.reads for d in made.distill} - {"nothing"}
+    live = "inside" in reads or made.debias.changes_inputs
+    teachers = {"teacher": net.init(jax.random.key(9))} if reads and live else {}
+    named = (("teacher", net if live else None),) if reads else ()
+    return s.program(net, named), made, teachers
+
+
+def start(program, methods, batch, mesh=ONE, seed=0):
+    return compile_init(program, mesh)(
+        methods, s.numbers(), s.GROUP_COUNTS, s.LABEL_COUNTS, batch, np.uint32(seed)
+    )
+
+
+def rollout(program, methods, teachers, steps=2, mesh=ONE, seed=0, rows=16):
+    """(state, losses) after a few steps on different batches."""
+    run, losses = compile_step(program, mesh), []
+    state = start(program, methods, sharding.put_batch(s.batch(rows), mesh), mesh, seed)
+    for i in range(steps):
+        batch = sharding.put_batch(s.batch(rows, seed=i), mesh)
+        state, metrics = run(state, methods, s.numbers(), batch, teachers, np.uint32(seed))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+@pytest.mark.parametrize("family", registry.available("models"))
+@pytest.mark.parametrize("distill", registry.available("distill"))
+@pytest.mark.parametrize("debias", registry.available("debias"))
+def test_any_method_with_any_distillation_and_any_model(debias, distill, family):
+    program, methods, teachers = setup(debias, distill, family)
+    before = start(program, methods, s.batch())
+    state, losses = rollout(program, methods, teachers)
+    assert int(state.step) == 2 and np.isfinite(losses).all()
+    moved = jax.tree.map(
+        lambda a, b: bool(jnp.any(a != b)), before.params["nets"], state.params["nets"]
+    )
+    heads = [net["head"] for net in moved.values()]
+    assert all(jax.tree.leaves(heads)), "a net did not learn"
+    assert jax.tree.structure(before) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize("scope", ["total", "task"])
+@pytest.mark.parametrize("debias", registry.available("debias"))
+def test_two_lanes_give_what_two_runs_give(debias, scope):
+    program, methods, _ = setup(debias, "logits", "bert", scope)
+    live = methods.debias.changes_inputs
+    teachers = {"teacher": program.student.init(jax.random.key(9))} if live else {}
+    lanes = [jax.tree.map(lambda x, k=k: x * (1 + k / 10), methods) for k in range(2)]
+    seeds, batches = np.arange(2, dtype=np.uint32), [s.batch(seed=k) for k in range(2)]
+
+    def run(methods, batch, seed):
+        counts = (s.GROUP_COUNTS, s.LABEL_COUNTS)
+        state = init_state(program, methods, s.numbers(), *counts, batch, seed)
+        return train_step(program, state, methods, s.numbers(), batch, teachers, seed)
+
+    stack = lambda *xs: jnp.stack([jnp.asarray(x) for x in xs])  # noqa: E731
+    together = jax.jit(jax.vmap(run))(
+        jax.tree.map(stack, *lanes), jax.tree.map(stack, *batches), seeds
+    )
+    alone = [jax.jit(run)(*lane) for lane in zip(lanes, batches, seeds)]
+    # Adam divides by the root of a second moment, which magnifies rounding where it is near 0.
+    jax.tree.map(
+        lambda a, *b: np.testing.assert_allclose(a, np.stack(b), rtol=2e-3, atol=2e-5),
+        together,
+        *alone,
+    )
+
+
+@pytest.mark.parametrize("debias", ["erm", "group_dro", "irm", "lff", "dann"])
+def test_eight_devices_give_the_losses_of_one(debias):
+    program, methods, teachers = setup(debias, "logits", "bert")
+    _, one = rollout(program, methods, teachers, steps=4)
+    _, eight = rollout(program, methods, teachers, steps=4, mesh=EIGHT)
+    # float32 sums in another order, then amplified by four steps of Adam
+    np.testing.assert_allclose(one, eight, rtol=1e-5)
+
+
+def test_a_missing_group_and_uneven_padding_on_eight_devices():
+    program, methods, teachers = setup("group_dro", "logits", "bert")
+
+    def run(mesh):
+        batch = s.batch(16)
+        batch["group"] = np.where(batch["group"] == 1, 0, batch["group"]).astype(np.int32)
+        batch["real"][-5:] = 0
+        put = sharding.put_batch(batch, mesh)
+        state = start(program, methods, put, mesh)
+        one = compile_step(program, mesh)
+        for _ in range(3):
+            state, metrics = one(state, methods, s.numbers(), put, teachers, np.uint32(0))
+        return float(metrics["loss"]), np.asarray(state.memory["q"])
+
+    for a, b in zip(run(ONE), run(EIGHT)):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_large_parameters_are_split_over_fsdp(monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST", 64)
+    mesh = sharding.make_mesh(fsdp=4)
+    program, methods, teachers = setup("group_dro", "logits", "bert")
+    _, one = rollout(program, methods, teachers)
+    step_module.compile_step.cache_clear()
+    state, split = rollout(program, methods, teachers, mesh=mesh)
+    shards = {
+        x.sharding.spec for x in jax.tree.leaves(state.params) if not x.sharding.is_fully_replicated
+    }
+    assert shards, "nothing was split"
+    step_module.compile_step.cache_clear()
+    np.testing.assert_allclose(one, split, rtol=1e-5)
+
+
+def test_one_trace_for_all_seeds_and_numbers(monkeypatch):
+    traces = []
+    original = step_module.train_step
+    monkeypatch.setattr(
+        step_module, "train_step", lambda *a: traces.append(1) or original(*a)
+    )
+    step_module.compile_step.cache_clear()
+    program, _, _ = setup("group_dro", "logits", "bert")
+    for seed, (temperature, step_size) in enumerate([(1.0, 0.01), (4.0, 0.1), (8.0, 0.5)]):
+        debias = registry.build("debias", {"name": "group_dro", "step_size": step_size})
+        made = s.methods(debias, (Logits(temperature=temperature),))
+        rollout(program, made, {}, seed=seed)
+    step_module.compile_step.cache_clear()
+    assert len(traces) == 1
+
+
+def test_padding_rows_change_nothing():
+    program, methods, _ = setup("erm", "logits", "bert")
+
+    def loss(batch):
+        state = start(program, methods, batch)
+        args = (state, methods, s.numbers(), batch, {}, np.uint32(0))
+        return train_step(s.program(program.student, program.teachers, deterministic=True), *args)
+
+    whole = s.batch(16)
+    padded = jax.tree.map(lambda x: np.concatenate([x, x[:4]]), whole)
+    padded["real"][-4:] = 0
+    (a, m), (b, n) = loss(whole), loss(padded)
+    np.testing.assert_allclose(m["loss"], n["loss"], rtol=1e-6)
+    np.testing.assert_allclose(m["update_norm"], n["update_norm"], rtol=1e-5)
+
+
+def test_accumulated_micro_batches_give_the_gradient_of_the_batch():
+    program, methods, _ = setup("erm", "logits", "bert")
+    metrics = []
+    for k in (1, 4):
+        accumulating = s.program(
+            program.student, program.teachers, accumulate=k, deterministic=True
+        )
+        state = start(accumulating, methods, s.batch())
+        args = (state, methods, s.numbers(), s.batch(), {}, np.uint32(0))
+        metrics.append(train_step(accumulating, *args)[1])
+    for name in ("loss", "task_loss", "distill_loss", "update_norm"):
+        np.testing.assert_allclose(metrics[0][name], metrics[1][name], rtol=1e-5, err_msg=name)
+
+
+def test_kd_weight_zero_is_no_distillation():
+    student = s.small_net("bert")
+    with_teacher = s.program(student, (("teacher", None),))
+    off = s.methods(ERM(), (Logits(),)).replace(kd_weight=np.float32(0))
+    _, a = rollout(with_teacher, off, {})
+    _, b = rollout(s.program(student), s.methods(ERM()), {})
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_teachers_table_gives_what_the_live_teacher_gives():
+    student, teacher = s.small_net("bert"), s.small_net("resnet")
+    variables = teacher.init(jax.random.key(3))
+    methods = s.methods(ERM(), (Logits(),))
+    batch = s.batch()
+    answers, _ = teacher.apply(variables, batch, train=False)
+    batch["tables"]["teacher_logits"]["logits"] = np.asarray(answers.logits)
+    losses = []
+    for named, live in (
+        ((("teacher", teacher),), {"teacher": variables}),
+        ((("teacher", None),), {}),
+    ):
+        program = s.program(student, named)
+        state = start(program, methods, batch)
+        args = (methods, s.numbers(), batch, live, np.uint32(0))
+        losses.append(compile_step(program, ONE)(state, *args)[1]["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_the_state_is_donated():
+    program, methods, _ = setup("erm", "none", "bert")
+    state = start(program, methods, s.batch())
+    compile_step(program, ONE)(state, methods, s.numbers(), s.batch(), {}, np.uint32(0))
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
