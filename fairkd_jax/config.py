@@ -221,7 +221,7 @@ def as_dict(value: Any) -> Any:
 
 def as_config_dict(value: Any) -> ConfigDict:
     """A dataclass with its defaults as a `ConfigDict`: what a config file starts from."""
-    return ConfigDict(_tuples(as_dict(value)), convert_dict=True)
+    return ConfigDict(_tuples(as_dict(value)), convert_dict=True, allow_dotted_keys=True)
 
 
 def _tuples(value: Any) -> Any:

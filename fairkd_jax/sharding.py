@@ -38,7 +38,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicated_like(batch: Any) -> NamedSharding | None:
-    """For results that every process reads: replicated over the mesh of a batch, None without one."""
+    """For results that every process reads: replicated over a batch's mesh, None without one."""
     sharding = getattr(jax.tree.leaves(batch)[0], "sharding", None)
     return replicated(sharding.mesh) if isinstance(sharding, NamedSharding) else None
 

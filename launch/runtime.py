@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import jax
 from absl import flags, logging
@@ -37,6 +38,8 @@ def start() -> Mesh:
 
     Raises RuntimeError if the other hosts do not report within 60 s.
     """
+    if not flags.FLAGS["verbosity"].present:  # the storage layer reports every file at INFO
+        logging.set_verbosity(logging.WARNING)
     if FAKE_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", FAKE_DEVICES.value)
@@ -44,14 +47,9 @@ def start() -> Mesh:
     if COMPILATION_CACHE.value and jax.default_backend() != "cpu":
         cache = pathlib.Path(COMPILATION_CACHE.value).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    if jax.process_index():
-        logging.set_verbosity(logging.WARNING)
-    logging.info(
-        "%d process(es), %d x %s",
-        jax.process_count(),
-        jax.device_count(),
-        jax.devices()[0].device_kind,
-    )
+    if jax.process_index() == 0:
+        kind = jax.devices()[0].device_kind
+        _say(f"{jax.process_count()} process(es), {jax.device_count()} x {kind}")
     return sharding.make_mesh(FSDP.value)
 
 
@@ -64,8 +62,12 @@ def _join_hosts() -> None:
     pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
     if given[0] is None and not (slurm or pod):
         return
-    logging.info("waiting up to %d s for the other hosts", WAIT_SECONDS)
+    _say(f"waiting up to {WAIT_SECONDS} s for the other hosts")
     jax.distributed.initialize(*given, initialization_timeout=WAIT_SECONDS)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def folder(path: str | None) -> pathlib.Path:

@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 
 from fairkd_jax import sharding
 from fairkd_jax.benchmark.workload import KD_WEIGHT, OPTIM, TEMPERATURE, Setup
+from fairkd_jax.models.net import Net
 from fairkd_jax.train import optim
-from fairkd_jax.train.step import compile_init, compile_step, init_state, table_of
+from fairkd_jax.train.step import compile_step, fresh_state, net_key, table_of
 from fairkd_jax.types import Array, Batch
 
 SEED = np.uint32(0)
@@ -54,28 +55,34 @@ def library_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
 
     Abstract: with shapes instead of arrays, to lower and never to call; so for every step here.
     """
-    methods = sharding.put_replicated(case.methods, mesh)
-    teachers = _born(mesh, abstract, functools.partial(_teachers, case))
+    methods, numbers = case.methods, optim.numbers(OPTIM, OPTIM.learning_rate)
+    first = methods, numbers, *case.counts, case.batches[0], SEED
+    fresh = functools.partial(fresh_state, case.program, mesh)
+    state = _placed(jax.eval_shape(fresh, *first), mesh) if abstract else fresh(*first)
+    methods, teachers = sharding.put_replicated(methods, mesh), _teachers(case, mesh, abstract)
 
     def arguments(state: Any, batch: Batch) -> tuple:
         numbers = optim.numbers(OPTIM, OPTIM.learning_rate)  # the rate may differ at every step
         return state, methods, numbers, batch, teachers, SEED
 
-    return Runner(
-        compile_step(case.program, mesh),
-        arguments,
-        _library_state(case, mesh, abstract),
-        _put(case.batches, mesh, abstract),
-    )
+    step = compile_step(case.program, mesh)
+    return Runner(step, arguments, state, _put(case.batches, mesh, abstract))
 
 
 def plain_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
     """The same mathematics by hand under `jax.jit`. Raises ValueError for a debiasing method."""
-    key, teachers = _step_key(), _born(mesh, abstract, functools.partial(_teachers, case))
+    step = jax.jit(by_hand(case), donate_argnums=0)
+    student = _variables(case.program.student, net_key(SEED, 0), mesh, abstract)
+    shapes = jax.eval_shape(_plain_state, student)
+    places = sharding.state_shardings(shapes, mesh)
+    state = (
+        _placed(shapes, mesh) if abstract else jax.jit(_plain_state, out_shardings=places)(student)
+    )
+    key, teachers = _step_key(), _teachers(case, mesh, abstract)
     return Runner(
-        jax.jit(by_hand(case), donate_argnums=0),
+        step,
         lambda state, batch: (state, batch, teachers, key),
-        _born(mesh, abstract, _plain_state, _library_state(case, mesh, abstract)),
+        state,
         _put(case.batches, mesh, abstract),
     )
 
@@ -87,22 +94,20 @@ def pmap_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
     ValueError for a debiasing method.
     """
     del mesh
+    step = jax.pmap(by_hand(case, axis="data"), axis_name="data", donate_argnums=0)
     devices = np.arange(jax.local_device_count())
 
-    def born(make: Callable[[], Any]) -> Any:
-        everywhere = jax.pmap(lambda _: make())
-        return jax.eval_shape(everywhere, devices) if abstract else everywhere(devices)
+    def first() -> tuple:
+        state = _plain_state(case.program.student.init(net_key(SEED, 0)))
+        teachers = {name: net.init(_teacher_key()) for name, net in case.live.items()}
+        return state, teachers, _step_key()
 
-    split = functools.partial(
-        jax.tree.map, lambda x: x.reshape(len(devices), -1, *x.shape[1:]), case.batches
-    )
-    key, teachers = born(_step_key), born(functools.partial(_teachers, case))
-    return Runner(
-        jax.pmap(by_hand(case, axis="data"), axis_name="data", donate_argnums=0),
-        lambda state, batch: (state, batch, teachers, key),
-        born(lambda: _plain_state(init_state(case.program, *_init_arguments(case)))),
-        split() if abstract else [jax.pmap(lambda x: x)(batch) for batch in split()],
-    )
+    born = jax.pmap(lambda _: first())
+    state, teachers, key = jax.eval_shape(born, devices) if abstract else born(devices)
+    batches = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), case.batches)
+    if not abstract:
+        batches = [jax.pmap(lambda x: x)(batch) for batch in batches]
+    return Runner(step, lambda state, batch: (state, batch, teachers, key), state, batches)
 
 
 STEPS = {  # parallel: {step: how it is made}; the first is the one that is meant
@@ -164,42 +169,40 @@ def plain_optimizer() -> optax.GradientTransformation:
     return optax.adamw(OPTIM.learning_rate, weight_decay=OPTIM.weight_decay, mask=matrices)
 
 
-def _init_arguments(case: Setup) -> tuple:
-    numbers = optim.numbers(OPTIM, OPTIM.learning_rate)
-    return case.methods, numbers, *case.counts, case.batches[0], SEED
-
-
-def _library_state(case: Setup, mesh: Mesh, abstract: bool) -> Any:
-    init, arguments = compile_init(case.program, mesh), _init_arguments(case)
-    return _places(jax.eval_shape(init, *arguments), mesh) if abstract else init(*arguments)
-
-
-def _plain_state(state: Any) -> dict[str, Any]:
-    """The library's first parameters in the state of the step by hand."""
-    params = state.params["nets"]["student"]
-    opt = plain_optimizer().init(params)
-    return {"step": state.step, "params": params, "stats": state.stats["student"], "opt": opt}
-
-
-def _teachers(case: Setup) -> dict[str, Any]:
-    return {name: net.init(jax.random.key(SEED + 1)) for name, net in case.live.items()}
+def _plain_state(student: Any) -> dict[str, Any]:
+    """The state of the step by hand, from the student's variables."""
+    opt = plain_optimizer().init(student["params"])
+    return {"step": jnp.zeros((), jnp.int32), **student, "opt": opt}
 
 
 def _step_key() -> Array:
     """The key that the library folds the number of a step into."""
-    return jax.random.split(jax.random.key(SEED))[1]
+    return jax.random.split(jax.random.key(SEED), 3)[2]
 
 
-def _born(mesh: Mesh, abstract: bool, make: Callable[..., Any], *arguments: Any) -> Any:
-    """What `make` makes, born where the mesh wants it; abstract: its shapes there."""
-    shapes = jax.eval_shape(make, *arguments)
+def _teacher_key() -> Array:
+    return jax.random.key(SEED + 1)
+
+
+def _teachers(case: Setup, mesh: Mesh, abstract: bool) -> dict[str, Any]:
+    key = _teacher_key()
+    return {name: _variables(net, key, mesh, abstract) for name, net in case.live.items()}
+
+
+def _variables(net: Net, key: Array, mesh: Mesh, abstract: bool) -> dict[str, Any]:
+    """Fresh variables where the mesh wants them; abstract: their shapes there."""
     if abstract:
-        return _places(shapes, mesh)
-    places = sharding.state_shardings(shapes, mesh)
-    return jax.jit(make, out_shardings=places)(*arguments)
+        return _placed(net.variable_shapes(), mesh)
+    return _compile_init(net, mesh)(key)
 
 
-def _places(shapes: Any, mesh: Mesh) -> Any:
+@functools.cache
+def _compile_init(net: Net, mesh: Mesh) -> Callable[[Array], dict[str, Any]]:
+    places = sharding.state_shardings(net.variable_shapes(), mesh)
+    return jax.jit(net.init, out_shardings=places)
+
+
+def _placed(shapes: Any, mesh: Mesh) -> Any:
     places = sharding.state_shardings(shapes, mesh)
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places

@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from fairkd_jax.registry import UnknownName
 from fairkd_jax.representation.compare import compare_nets
 from fairkd_jax.study.plan import data_of
 from fairkd_jax.train import checkpoint, loop
+from fairkd_jax.types import Batch
 
 STATES = ("done", "partial", "missing")
 KEPT_NETS = 8  # trained nets kept in memory: the next stage usually asks for the last ones
@@ -150,16 +151,22 @@ def _validate(stage: Stage, place: Place, variables: Any) -> tuple[dict[str, flo
     return {f"{train.validation}/{k}": v for k, v in found.items()}, value
 
 
-def _score(
-    net: Net, variables: Any, opened: Any, split: str, spec: Any, batch_size: int, place: Place
-) -> tuple[Sums, Any]:
-    source = opened.source(split, spec)
+def _batches(source: pipeline.Source, batch_size: int, place: Place) -> Iterator[Batch]:
+    """This process's rows of every example, loaded ahead, in batches that divide over the mesh."""
     batches = pipeline.eval_batches(
         source,
         sharding.divisible(batch_size, place.mesh),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    return pipeline.prefetched(batches)
+
+
+def _score(
+    net: Net, variables: Any, opened: Any, split: str, spec: Any, batch_size: int, place: Place
+) -> tuple[Sums, Any]:
+    source = opened.source(split, spec)
+    batches = _batches(source, batch_size, place)
     sums = evaluate(
         net,
         variables,
@@ -174,12 +181,7 @@ def _score(
 def _table(stage: Stage, folder: pathlib.Path, place: Place) -> int:
     config, source_stage = stage.config, stage.inputs["net"]
     source = pipeline.open_data(source_stage.config.data).source(config.split)
-    batches = pipeline.eval_batches(
-        source,
-        sharding.divisible(config.batch_size, place.mesh),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = _batches(source, config.batch_size, place)
     identity, columns = predict_columns(
         *place.net(source_stage), batches, config.columns, place.put
     )
@@ -219,12 +221,7 @@ def _evaluate(stage: Stage, folder: pathlib.Path, place: Place) -> int:
 def _compare(stage: Stage, folder: pathlib.Path, place: Place) -> int:
     config, first = stage.config.compare, stage.inputs["first"]
     source = pipeline.open_data(first.config.data).source(config.split)
-    batches = pipeline.eval_batches(
-        source,
-        sharding.divisible(config.batch_size, place.mesh),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    batches = _batches(source, config.batch_size, place)
     result = compare_nets(
         *place.net(first),
         *place.net(stage.inputs["second"]),

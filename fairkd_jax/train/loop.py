@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -27,8 +26,8 @@ from fairkd_jax.train.checkpoint import Checkpoints, save_net
 from fairkd_jax.train.step import (
     Methods,
     Program,
-    compile_init,
     compile_step,
+    fresh_state,
     make_spec,
     table_of,
 )
@@ -185,7 +184,7 @@ def run(
         sharding.put_batch(batches[0], mesh),
         seed,
     )
-    state = compile_init(program, mesh)(*arguments)
+    state = fresh_state(program, mesh, *arguments)
     if inputs.start is not None:
         state = _start_from(state, inputs.start)
 
@@ -200,7 +199,7 @@ def run(
 
     step = compile_step(program, mesh)
     methods, teachers = arguments[0], {k: v for k, (_, v) in inputs.teachers.items()}
-    stream = iter(batches[start:].to_iter_dataset(grain.ReadOptions(2, 4)))
+    stream = pipeline.prefetched(batches, start)
     pending: list[dict] = []
     # disable=None: a bar on a terminal, silence elsewhere.
     with tqdm(

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
@@ -54,9 +55,17 @@ def table_of(teacher: str) -> str:
     return f"{teacher}_logits"
 
 
+NETS, INIT, STEPS = range(3)
+
+
+def net_key(seed: Array, number: Array | int) -> Array:
+    """The key that trained net `number` starts from; the student is number 0."""
+    return jax.random.fold_in(_stream(seed, NETS), number)
+
+
 def _stream(seed: Array, which: int) -> Array:
-    """A key for initialisation (0) or for steps (1): folding in a step must meet neither."""
-    return jax.random.split(jax.random.key(seed))[which]
+    """A key for one of the three uses of randomness, so that none meets another's draws."""
+    return jax.random.split(jax.random.key(seed), 3)[which]
 
 
 def _taps(*patterns: str) -> str:
@@ -108,15 +117,12 @@ def init_state(
     group_counts: Array,
     label_counts: Array,
     batch: Batch,
+    nets: dict[str, Any],
     seed: Array,
 ) -> TrainState:
-    """A fresh state. `batch` gives shapes only."""
+    """A fresh state around the variables of the trained nets. `batch` gives shapes only."""
     spec = make_spec(program, methods, group_counts, label_counts, batch)
-    debias_key, distill_key, *net_keys = jax.random.split(
-        _stream(seed, 0), 3 + len(methods.debias.extra_nets)
-    )
-    names = ("student", *methods.debias.extra_nets)
-    nets = {name: program.student.init(key) for name, key in zip(names, net_keys)}
+    debias_key, distill_key = jax.random.split(_stream(seed, INIT), 2)
     own, memory = methods.debias.init(spec, debias_key)
     params = {
         "nets": {name: v["params"] for name, v in nets.items()},
@@ -205,7 +211,7 @@ def train_step(
     With `accumulate` = k the gradient is the mean over k micro-batches, weighted by their real
     rows; micro-batches are unrolled, for a convolution's weight gradient inside a scan is slow.
     """
-    key = jax.random.fold_in(_stream(seed, 1), state.step)
+    key = jax.random.fold_in(_stream(seed, STEPS), state.step)
     gradient = jax.grad(_loss, has_aux=True)
     rows = jnp.maximum(jnp.sum(batch["real"]), 1.0)
     stats, memory, grads, metrics = state.stats, state.memory, None, None
@@ -249,12 +255,31 @@ def compile_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainState
     return jax.jit(step, donate_argnums=0)
 
 
+def fresh_state(program: Program, mesh: Mesh, methods: Methods, *arguments: Any) -> TrainState:
+    """`init_state`, born where it will live; `arguments` are its others but for the nets.
+
+    Nets are made by a program of their own, the longest to compile: all methods share it.
+    """
+    seed = arguments[-1]
+    names = ("student", *methods.debias.extra_nets)
+    make = _compile_init_net(program.student, mesh)
+    nets = {name: make(seed, np.uint32(i)) for i, name in enumerate(names)}
+    return _compile_init(program, mesh)(methods, *arguments[:-1], nets, seed)
+
+
 @functools.cache
-def compile_init(program: Program, mesh: Mesh) -> Callable[..., TrainState]:
-    """`init_state` under one `jax.jit`: the state is born where it will live."""
+def _compile_init_net(net: Net, mesh: Mesh) -> Callable[..., dict[str, Any]]:
+    return _born_sharded(lambda seed, i: net.init(net_key(seed, i)), mesh)
 
-    def init(*arguments):
-        state = init_state(program, *arguments)
-        return jax.lax.with_sharding_constraint(state, sharding.state_shardings(state, mesh))
 
-    return jax.jit(init)
+@functools.cache
+def _compile_init(program: Program, mesh: Mesh) -> Callable[..., TrainState]:
+    return _born_sharded(functools.partial(init_state, program), mesh)
+
+
+def _born_sharded(function: Callable, mesh: Mesh) -> Callable:
+    def placed(*arguments):
+        made = function(*arguments)
+        return jax.lax.with_sharding_constraint(made, sharding.state_shardings(made, mesh))
+
+    return jax.jit(placed)

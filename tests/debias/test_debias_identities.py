@@ -20,7 +20,7 @@ def run(name, batch=None, counts=EQUAL, **options):
     method = registry.build("debias", {"name": name, **options})
     params, memory = tiny_step.start(method, counts=counts)
     batch = tiny_step.make_batch() if batch is None else batch
-    return tiny_step.run(method, params, memory, batch, KEY)
+    return tiny_step.run(method, params, memory, tiny_step.shown_to(method, batch), KEY)
 
 
 def student(result):
@@ -96,7 +96,7 @@ def test_lff_weighs_what_only_the_biased_net_fails_on():
     method = registry.build("debias", {"name": "lff"})
     params, memory = tiny_step.start(method)
     params["nets"]["biased"] = params["nets"]["student"]
-    batch = tiny_step.make_batch()
+    batch = tiny_step.shown_to(method, tiny_step.make_batch())
     (loss, (after, metrics)), grads = tiny_step.run(method, params, memory, batch, KEY)
     np.testing.assert_allclose(metrics["mean_weight"], 0.5, rtol=1e-5)
     erm = run("erm", batch)

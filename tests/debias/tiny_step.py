@@ -55,9 +55,10 @@ def pad(batch: dict) -> dict:
     return batch | {"real": jnp.asarray(~padding, jnp.float32)}
 
 
-def hide(batch: dict) -> dict:
-    """The batch as a method gets it that may not see attributes."""
-    return {k: v for k, v in batch.items() if k not in ("attribute", "group")}
+def shown_to(method, batch: dict) -> dict:
+    """The batch as training gives it to a method: without attributes that it may not see."""
+    hidden = () if method.sees_attributes else ("attribute", "group")
+    return {k: v for k, v in batch.items() if k not in hidden}
 
 
 def make_spec(method, counts=COUNTS) -> Spec:
@@ -69,22 +70,21 @@ def make_spec(method, counts=COUNTS) -> Spec:
     return Spec(groups, labels, student, (), CLASSES, ATTRIBUTES, EXAMPLES)
 
 
-def make_net(key: jax.Array) -> dict:
-    """Parameters of a two-layer net."""
-    first, second = jax.random.split(key)
-    return {
-        "body": jax.random.normal(first, (INPUTS, WIDTH)),
-        "head": jax.random.normal(second, (WIDTH, CLASSES)),
-    }
-
-
 @jax.jit
+def _init(method, counts, seed: int) -> tuple[dict, dict]:
+    return method.init(make_spec(method, counts), jax.random.key(seed))
+
+
 def start(method, seed: int = 0, counts=COUNTS) -> tuple[dict, dict]:
     """Parameters of all nets and of the method, and its memory."""
-    key = jax.random.key(seed)
-    own, memory = method.init(make_spec(method, counts), key)
-    names = ("student", *method.extra_nets)
-    nets = {n: make_net(jax.random.fold_in(key, i)) for i, n in enumerate(names)}
+    r = np.random.RandomState(seed)
+    nets = {
+        name: jax.tree.map(
+            _as_jax, {"body": r.randn(INPUTS, WIDTH), "head": r.randn(WIDTH, CLASSES)}
+        )
+        for name in ("student", *method.extra_nets)
+    }
+    own, memory = _init(method, counts, seed)
     return {"nets": nets, "debias": own}, memory
 
 

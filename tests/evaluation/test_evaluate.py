@@ -130,7 +130,7 @@ def test_labels_that_do_not_match_fail_before_a_batch_is_made():
         yield
 
     net = net_of("labels")
-    with pytest.raises(ValueError, match="do not match"):
+    with pytest.raises(ValueError, match=r"do not match"):
         evaluate(net, {}, never(), info=INFO, label_names=("a", "b", "z"))
 
 
@@ -154,5 +154,5 @@ def test_columns_are_those_of_real_rows_in_order():
 
 
 def test_an_unknown_column_is_named():
-    with pytest.raises(UnknownName, match="logitz.*Did you mean 'logits'"):
+    with pytest.raises(UnknownName, match=r"logitz.*Did you mean 'logits'"):
         predict_columns(net_of("unknown"), {}, [], ("logitz",))

@@ -152,7 +152,6 @@ def test_cases_not_covered():
     """One line that says which reference cases have no family here."""
     if ORACLES is None:
         pytest.skip("no folder of reference numbers: set FAIRKD_ORACLES")
-    assert CASES and OPTIMISERS
     left = [n for n in TYPES if n not in CASES] + [c for c in OTHERS if c not in OPTIMISERS]
     if left:
         pytest.skip(f"not covered, no such family yet: {', '.join(sorted(left))}")

@@ -152,11 +152,11 @@ def test_constant_features_are_nan(constant, debiased):
 
 def test_too_few_rows():
     x, y = features()
-    with pytest.raises(ValueError, match="3 rows.*at least 4"):
+    with pytest.raises(ValueError, match=r"3 rows.*at least 4"):
         linear_cka(x[:3], y[:3])
-    with pytest.raises(ValueError, match="3 rows.*at least 4"):
+    with pytest.raises(ValueError, match=r"3 rows.*at least 4"):
         linear_cka(x, y, np.arange(60) < 3)
-    with pytest.raises(ValueError, match="1 rows.*at least 2"):
+    with pytest.raises(ValueError, match=r"1 rows.*at least 2"):
         linear_cka(x[:1], y[:1], debiased=False)
     assert np.isfinite(linear_cka(x[:4], y[:4])) and np.isfinite(
         linear_cka(x[:3], y[:3], debiased=False)

@@ -120,9 +120,9 @@ def test_pooling_by_kind_of_tap():
     got = pooled("stem", image, None, "mean")
     np.testing.assert_allclose(got, image.mean((1, 2)), rtol=1e-5)
     np.testing.assert_array_equal(pooled("features", tokens[:, 0], mask, "mean"), tokens[:, 0])
-    with pytest.raises(ValueError, match="'stem'.*no first token"):
+    with pytest.raises(ValueError, match=r"'stem'.*no first token"):
         pooled("stem", image, None, "first")
-    with pytest.raises(ValueError, match="'block00/attn_probs'.*probabilities"):
+    with pytest.raises(ValueError, match=r"'block00/attn_probs'.*probabilities"):
         pooled("block00/attn_probs", image, None, "mean")
 
 
@@ -158,9 +158,9 @@ def test_reading_is_traced_once_for_a_net():
 
 def test_unknown_taps_and_poolings_are_named(nets):
     net, variables = nets[0]
-    with pytest.raises(UnknownName, match="block9.*block00/out"):
+    with pytest.raises(UnknownName, match=r"block9.*block00/out"):
         next(read([(net, variables, "block9.*")], batches_of(8, 8)))
-    with pytest.raises(UnknownName, match="'max'.*first, mean"):
+    with pytest.raises(UnknownName, match=r"'max'.*first, mean"):
         next(read([(net, variables, ".*/out")], batches_of(8, 8), pool="max"))
 
 
@@ -222,5 +222,5 @@ def test_a_kind_without_examples_is_nan(nets):
 
 
 def test_too_few_examples_asked_for(nets):
-    with pytest.raises(ValueError, match="examples = 3"):
+    with pytest.raises(ValueError, match=r"examples = 3"):
         compare(nets, batches_of(8, 8), examples=3)
