@@ -50,8 +50,8 @@ class JTT(Debiaser):
         if not mistakes.any():
             raise ValueError(
                 f"jtt: the identification net is right on all {mistakes.size} training examples, "
-                f"so there is no error set to weigh. Train it for fewer steps (debias."
-                f"identify_steps = {self.identify_steps}) or with more regularisation"
+                "so there is no error set to weigh. Train it for fewer steps (identify_steps = "
+                f"{int(self.identify_steps)}; 0: a fifth of the steps) or with more regularisation"
             )
 
     def __call__(self, terms, outputs, batch, params, memory, key):
