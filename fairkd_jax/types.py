@@ -9,6 +9,7 @@ from typing import Any
 from flax import struct
 
 Array = Any  # jax.Array, numpy array, ShapeDtypeStruct or sharding: pytrees carry all four
+Tree = Any  # nested dicts of arrays
 Batch = dict[str, Any]
 """A dict of arrays with leading axis B; nothing strips it.
 
@@ -30,7 +31,7 @@ class Outputs:
 
     logits: Array  # [B, C] float32
     features: Array = None  # [B, D] float32: what the head reads
-    taps: dict[str, Array] = struct.field(default_factory=dict)  # intermediates asked for, by name
+    taps: Tree = struct.field(default_factory=dict)  # intermediates asked for, by name
     mask: Array = None  # [B, T] float32, 1 on real tokens of the net's view; None: all are real
 
 
@@ -45,10 +46,10 @@ class TrainState:
     """
 
     step: Array  # int32 []
-    params: dict[str, Any]
-    stats: dict[str, Any]
-    opt: Any
-    memory: dict[str, Any]
+    params: Tree
+    stats: Tree
+    opt: Tree
+    memory: Tree
 
 
 @struct.dataclass
@@ -66,7 +67,7 @@ class KD:
 
     per_example: Array  # [B] float32
     penalty: Array  # float32 []: what does not decompose over examples; added outside the debiasing
-    metrics: dict[str, Array] = struct.field(default_factory=dict)
+    metrics: Tree = struct.field(default_factory=dict)
 
 
 @struct.dataclass

@@ -31,7 +31,7 @@ class Stopwatch:
     """One step of a workload, compiled and warm, and every time taken of it."""
 
     def __init__(self, case: Setup, mesh: Mesh, step: str | None, parallel: str, warmup: int):
-        self.case, self.mesh, self.parallel = case, mesh, parallel
+        self.case, self.parallel = case, parallel
         self.step, make = choose(step, parallel)
         self.runner: Runner = make(case, mesh)
         start = time.perf_counter()
@@ -65,7 +65,7 @@ class Stopwatch:
     def report(self) -> dict[str, Any]:
         """Everything about the steps taken; measures the peak of the devices."""
         median = float(np.median(self.times))
-        flops, peak = self.case.model_flops(), matmul_peak(self.mesh, self.case.work.dtype)
+        flops, peak = self.case.model_flops(), matmul_peak(self.case.work.dtype)
         stats = jax.local_devices()[0].memory_stats() or {}
         return describe(self.case, self.step, self.parallel) | {
             "steps": len(self.times),
@@ -215,12 +215,14 @@ def compile_only(case: Setup, mesh: Mesh, step: str | None, parallel: str) -> di
     }
 
 
-def matmul_peak(mesh: Mesh, dtype: str, long_enough: float = 0.02) -> float:
+def matmul_peak(dtype: str, long_enough: float = 0.02) -> float:
     """Floating-point operations a second of the best large matrix product, over all devices.
 
-    Square products, one a device at a time, of sizes that double until one takes `long_enough`
-    seconds. Default precision, as the nets have.
+    Square products, one on each device, of sizes that double until one takes `long_enough` seconds;
+    of default precision, as in the nets. Each process measures its own devices and assumes that
+    the others' are like them.
     """
+    mesh = sharding.make_mesh(devices=jax.local_devices())
     best, size, seconds = 0.0, 512, 0.0
     places = sharding.batch_sharding(mesh), sharding.replicated(mesh)
     while seconds < long_enough and size <= 16384:
@@ -240,4 +242,4 @@ def matmul_peak(mesh: Mesh, dtype: str, long_enough: float = 0.02) -> float:
         seconds = min(times)
         best = max(best, 2 * rows * size * size / seconds)
         size *= 2
-    return best
+    return best * jax.process_count()

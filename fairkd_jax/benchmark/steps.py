@@ -72,16 +72,15 @@ def library_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
 def plain_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
     """The same mathematics by hand under `jax.jit`. Raises ValueError for a debiasing method."""
     step = jax.jit(by_hand(case), donate_argnums=0)
-    student = _variables(case.program.student, net_key(SEED, 0), mesh, abstract)
-    shapes = jax.eval_shape(_plain_state, student)
-    places = sharding.state_shardings(shapes, mesh)
-    state = (
-        _placed(shapes, mesh) if abstract else jax.jit(_plain_state, out_shardings=places)(student)
-    )
-    key, teachers = _step_key(), _teachers(case, mesh, abstract)
+    student = _variables(case.program.student, SEED, mesh, abstract)
+    state = _placed(jax.eval_shape(_plain_state, student), mesh)
+    if not abstract:
+        places = jax.tree.map(lambda x: x.sharding, state)
+        state = jax.jit(_plain_state, out_shardings=places)(student)
+    teachers = _teachers(case, mesh, abstract)
     return Runner(
         step,
-        lambda state, batch: (state, batch, teachers, key),
+        lambda state, batch: (state, batch, teachers, SEED),
         state,
         _put(case.batches, mesh, abstract),
     )
@@ -95,19 +94,18 @@ def pmap_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
     """
     del mesh
     step = jax.pmap(by_hand(case, axis="data"), axis_name="data", donate_argnums=0)
-    devices = np.arange(jax.local_device_count())
 
-    def first() -> tuple:
-        state = _plain_state(case.program.student.init(net_key(SEED, 0)))
-        teachers = {name: net.init(_teacher_key()) for name, net in case.live.items()}
-        return state, teachers, _step_key()
+    def first(seed: Array) -> tuple:
+        state = _plain_state(_init(case.program.student, seed))
+        return state, {name: _init(net, seed + 1) for name, net in case.live.items()}, seed
 
-    born = jax.pmap(lambda _: first())
-    state, teachers, key = jax.eval_shape(born, devices) if abstract else born(devices)
-    batches = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), case.batches)
+    seeds = np.full(jax.local_device_count(), SEED)
+    born = jax.pmap(first)
+    state, teachers, seeds = jax.eval_shape(born, seeds) if abstract else born(seeds)
+    batches = jax.tree.map(lambda x: x.reshape(len(seeds), -1, *x.shape[1:]), case.batches)
     if not abstract:
         batches = [jax.pmap(lambda x: x)(batch) for batch in batches]
-    return Runner(step, lambda state, batch: (state, batch, teachers, key), state, batches)
+    return Runner(step, lambda state, batch: (state, batch, teachers, seeds), state, batches)
 
 
 STEPS = {  # parallel: {step: how it is made}; the first is the one that is meant
@@ -137,9 +135,10 @@ def by_hand(case: Setup, axis: str | None = None) -> Callable[..., tuple[Any, di
             loss = (1 - KD_WEIGHT) * loss + KD_WEIGHT * TEMPERATURE**2 * divergence
         return loss, stats
 
-    def step(state: Any, batch: Batch, teachers: Any, key: Array) -> tuple[Any, dict]:
-        # The third of three keys, for so dropout is the library's, bit for bit.
-        key = jax.random.split(jax.random.fold_in(key, state["step"]), 3)[2]
+    def step(state: Any, batch: Batch, teachers: Any, seed: Array) -> tuple[Any, dict]:
+        # As the library derives the student's key, so that dropout is the same, bit for bit.
+        key = jax.random.fold_in(jax.random.split(jax.random.key(seed), 3)[2], state["step"])
+        key = jax.random.split(key, 3)[2]
         answers = None
         if teacher is not None:
             answers = teacher.apply(teachers["teacher"], batch, train=False)[0].logits
@@ -175,31 +174,24 @@ def _plain_state(student: Any) -> dict[str, Any]:
     return {"step": jnp.zeros((), jnp.int32), **student, "opt": opt}
 
 
-def _step_key() -> Array:
-    """The key that the library folds the number of a step into."""
-    return jax.random.split(jax.random.key(SEED), 3)[2]
-
-
-def _teacher_key() -> Array:
-    return jax.random.key(SEED + 1)
+def _init(net: Net, seed: Array) -> dict[str, Any]:
+    """Fresh variables; the student's are the library's."""
+    return net.init(net_key(seed, 0))
 
 
 def _teachers(case: Setup, mesh: Mesh, abstract: bool) -> dict[str, Any]:
-    key = _teacher_key()
-    return {name: _variables(net, key, mesh, abstract) for name, net in case.live.items()}
+    return {name: _variables(net, SEED + 1, mesh, abstract) for name, net in case.live.items()}
 
 
-def _variables(net: Net, key: Array, mesh: Mesh, abstract: bool) -> dict[str, Any]:
+def _variables(net: Net, seed: np.uint32, mesh: Mesh, abstract: bool) -> dict[str, Any]:
     """Fresh variables where the mesh wants them; abstract: their shapes there."""
-    if abstract:
-        return _placed(net.variable_shapes(), mesh)
-    return _compile_init(net, mesh)(key)
+    return _placed(net.variable_shapes(), mesh) if abstract else _compile_init(net, mesh)(seed)
 
 
 @functools.cache
 def _compile_init(net: Net, mesh: Mesh) -> Callable[[Array], dict[str, Any]]:
     places = sharding.state_shardings(net.variable_shapes(), mesh)
-    return jax.jit(net.init, out_shardings=places)
+    return jax.jit(functools.partial(_init, net), out_shardings=places)
 
 
 def _placed(shapes: Any, mesh: Mesh) -> Any:

@@ -15,14 +15,14 @@ from typing import Any
 import jax
 import pandas
 from jax.sharding import Mesh
-from tqdm import tqdm
 
+from fairkd_jax import registry
 from fairkd_jax.config import SELECTION_RULES, Stage, Study, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.evaluation.sums import label_map
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import plan, stage
-from fairkd_jax.train import loop
+from fairkd_jax.train import log, loop
 from fairkd_jax.train.step import table_of
 
 PACKAGES = ("fairkd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -110,12 +110,8 @@ def run_stages(planned: list[plan.Run], workdir: pathlib.Path, mesh: Mesh, name:
     todo = [s for s in ordered if stage.state_of(s, workdir) != "done"]
     with (
         stop_on_sigterm() as stopping,
-        tqdm(
-            total=len(ordered),
-            initial=len(ordered) - len(todo),
-            desc=name,
-            unit="stage",
-            disable=None if jax.process_index() == 0 else True,
+        log.progress(
+            total=len(ordered), initial=len(ordered) - len(todo), desc=name, unit="stage"
         ) as bar,
     ):
         place = stage.Place(workdir, mesh, stopping)
@@ -177,6 +173,7 @@ def _row(run: plan.Run) -> dict[str, Any]:
         "role": run.role,
         "debias": run.debias["name"],
         "debias_options": run.debias,
+        "sees_attributes": registry.build("debias", run.debias).sees_attributes,
         "distill": "+".join(d["name"] for d in run.distill),
         "distill_options": run.distill,
         "model": plan.model_name(model),

@@ -148,6 +148,8 @@ def _validate(stage: Stage, place: Place, variables: Any) -> tuple[dict[str, flo
     sums, source = _score(net, variables, opened, train.validation, None, 512, place)
     found = fairness.metrics(sums, info=source.split.info)
     value = None if train.select == "last" else fairness.selection_value(train.select, found)
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"train.select = {train.select!r} is {value} on {train.validation!r}")
     return {f"{train.validation}/{k}": v for k, v in found.items()}, value
 
 

@@ -3,8 +3,10 @@
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+from tqdm import tqdm
 
 
 class Writer:
@@ -15,9 +17,9 @@ class Writer:
 
     def __init__(self, path: pathlib.Path, after: int):
         self._file = None
+        self.kept = [line for line in read(path) if line["step"] <= after]
         if jax.process_index() == 0:
-            kept = [line for line in read(path) if line["step"] <= after]
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            path.write_text("".join(json.dumps(line) + "\n" for line in self.kept))
             self._file = path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -34,6 +36,11 @@ class Writer:
         """The file is complete."""
         if self._file:
             self._file.close()
+
+
+def progress(**options: Any) -> tqdm:
+    """A bar with rate and time left on a terminal of process 0, nothing elsewhere."""
+    return tqdm(disable=None if jax.process_index() == 0 else True, **options)
 
 
 def read(path: pathlib.Path) -> list[dict]:

@@ -4,6 +4,7 @@ Order within a step matters: train, then check and log, then validate, then chec
 checkpoint at step s means that everything up to s was checked, logged and validated.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
@@ -13,7 +14,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from fairkd_jax import registry, sharding
 from fairkd_jax.config import Data, TrainStage
@@ -188,28 +188,21 @@ def run(
     if inputs.start is not None:
         state = _start_from(state, inputs.start)
 
-    checkpoints = Checkpoints(folder / "checkpoints")
-    state = checkpoints.restore(state) or state
-    start = int(state.step)
-    writer = log.Writer(folder / "metrics.jsonl", after=start)
-    best = max(
-        (v["selection"] for v in log.read(folder / "metrics.jsonl") if "selection" in v),
-        default=-np.inf,
-    )
-
-    step = compile_step(program, mesh)
-    methods, teachers = arguments[0], {k: v for k, (_, v) in inputs.teachers.items()}
-    stream = pipeline.prefetched(batches, start)
-    pending: list[dict] = []
-    # disable=None: a bar on a terminal, silence elsewhere.
-    with tqdm(
-        total=train.steps,
-        initial=start,
-        desc=name,
-        unit="step",
-        leave=False,
-        disable=None if jax.process_index() == 0 else True,
-    ) as bar:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "checkpoints")))
+        state = checkpoints.restore(state) or state
+        start = int(state.step)
+        writer = stack.enter_context(
+            contextlib.closing(log.Writer(folder / "metrics.jsonl", after=start))
+        )
+        best = max((v.get("selection", -np.inf) for v in writer.kept), default=-np.inf)
+        bar = stack.enter_context(
+            log.progress(total=train.steps, initial=start, desc=name, unit="step", leave=False)
+        )
+        step = compile_step(program, mesh)
+        methods, teachers = arguments[0], {k: v for k, (_, v) in inputs.teachers.items()}
+        stream = pipeline.prefetched(batches, start)
+        pending: list[dict] = []
         for done in range(start + 1, train.steps + 1):
             batch = sharding.put_batch(next(stream), mesh)
             numbers = optim.numbers(config.optim, rates[done - 1])
@@ -232,9 +225,8 @@ def run(
             if validation and (last or (train.eval_every and done % train.eval_every == 0)):
                 variables = student_variables(state)
                 scalars, value = validation.score(variables)
-                writer.write_scalars(
-                    done, scalars | ({} if value is None else {"selection": value})
-                )
+                chosen = {} if value is None else {"selection": value}
+                writer.write_scalars(done, scalars | chosen)
                 if value is not None and value > best:
                     best = value
                     save_net(folder / "net", variables)
@@ -242,15 +234,11 @@ def run(
                 writer.flush()
                 checkpoints.save(done, state)
             if stop:
-                checkpoints.close()
-                writer.close()
                 raise Interrupted(
                     f"stopped at step {done} of {train.steps}; {folder} goes on there"
                 )
-    if train.select == "last":
-        save_net(folder / "net", student_variables(state))
-    checkpoints.close()
-    writer.close()
+        if train.select == "last":
+            save_net(folder / "net", student_variables(state))
 
 
 def student_variables(state: Any) -> dict[str, Any]:

@@ -4,8 +4,19 @@ import json
 
 import pytest
 
-from fairkd_jax.config import Compare, Experiment, Optim, Stage, Study, Train, TrainStage, as_dict
-from fairkd_jax.config import as_config_dict, parse, update
+from fairkd_jax.config import (
+    Compare,
+    Experiment,
+    Optim,
+    Stage,
+    Study,
+    Train,
+    TrainStage,
+    as_config_dict,
+    as_dict,
+    parse,
+    update,
+)
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import plan
 

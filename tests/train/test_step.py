@@ -159,7 +159,7 @@ def test_padding_rows_change_nothing():
     whole = s.batch(16)
     padded = jax.tree.map(lambda x: np.concatenate([x, x[:4]]), whole)
     padded["real"][-4:] = 0
-    (a, m), (b, n) = loss(whole), loss(padded)
+    (_, m), (_, n) = loss(whole), loss(padded)
     np.testing.assert_allclose(m["loss"], n["loss"], rtol=1e-6)
     np.testing.assert_allclose(m["update_norm"], n["update_norm"], rtol=1e-5)
 

@@ -1,0 +1,208 @@
+"""The loop: killed anywhere it goes on exactly, and it stops before it spends what it would waste."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from fairkd_jax import sharding
+from fairkd_jax.config import Data, Mix, Optim, Train, TrainStage
+from fairkd_jax.data import pipeline
+from fairkd_jax.data.tables import read_table, write_table
+from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.train import checkpoint, log, loop, optim
+from fairkd_jax.train.step import net_key
+
+MESH = sharding.make_mesh(devices=jax.devices()[:1])
+DIGITS = Data(set={"name": "colored_digits", "image_size": 8})
+NET = {"name": "resnet", "preset": "tiny"}
+NONE = ({"name": "none"},)
+
+
+def config(**train) -> TrainStage:
+    options = {"steps": 6, "batch_size": 16, "log_every": 2, "checkpoint_every": 2} | train
+    return TrainStage(DIGITS, NET, {"name": "lff"}, NONE, Mix(), Optim(), Train(**options), 3)
+
+
+def finished(folder) -> dict:
+    net = loop.net_of(DIGITS, NET)
+    return jax.device_get(checkpoint.load_net(folder / "net", net.variable_shapes()))
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class StopAt:
+    """Asks to stop when it is asked for the n-th time."""
+
+    def __init__(self, calls: int):
+        self.left = calls
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The weights and the log of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    loop.run(config(), folder, MESH)
+    return finished(folder), log.read(folder / "metrics.jsonl")
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_stopped_run_goes_on_bit_for_bit(unbroken, tmp_path, steps):
+    with pytest.raises(loop.Interrupted, match=f"step {steps} of 6"):
+        loop.run(config(), tmp_path, MESH, stopping=StopAt(steps))
+    loop.run(config(), tmp_path, MESH)
+    assert_equal(finished(tmp_path), unbroken[0])
+    assert log.read(tmp_path / "metrics.jsonl") == unbroken[1]
+
+
+def test_a_run_restored_on_eight_devices_ends_where_one_device_ends(unbroken, tmp_path):
+    with pytest.raises(loop.Interrupted):
+        loop.run(config(), tmp_path, MESH, stopping=StopAt(3))
+    loop.run(config(), tmp_path, sharding.make_mesh())
+    # BatchNorm's and the loss's sums run in another order on eight devices.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        finished(tmp_path),
+        unbroken[0],
+    )
+
+
+def damage(folder):
+    for path in folder.rglob("*"):
+        if path.is_file() and "/d/" in str(path):
+            path.write_bytes(b"\x00" * path.stat().st_size)
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_corrupt_checkpoint_falls_back_to_the_one_before_and_says_so(
+    unbroken, tmp_path, caplog, damaged
+):
+    with pytest.raises(loop.Interrupted):
+        loop.run(config(), tmp_path, MESH, stopping=StopAt(5))
+    steps = sorted(tmp_path.glob("checkpoints/[0-9]*"), reverse=True)
+    assert [int(s.name) for s in steps] == [5, 4]
+    for step in steps[:damaged]:
+        damage(step)
+    with caplog.at_level("WARNING"):
+        loop.run(config(), tmp_path, MESH)
+    assert caplog.text.count("cannot be read") == damaged
+    assert_equal(finished(tmp_path), unbroken[0])
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(tmp_path):
+    wild = dataclasses.replace(config(), optim=Optim(learning_rate=1e30, clip_norm=0.0))
+    with pytest.raises(loop.NotFinite, match=r"(loss|update_norm) is (nan|inf) at step \d"):
+        loop.run(wild, tmp_path, MESH)
+    assert not (tmp_path / "net").exists()
+
+
+def test_the_best_validation_is_kept_and_survives_a_stop(tmp_path):
+    values, options = [0.1, 0.7, 0.3], {"select": "val_worst_group", "eval_every": 2}
+    kept = []
+
+    def score(variables):
+        kept.append(jax.device_get(variables))
+        value = values[(len(kept) - 1) % 3]
+        return {"val/x": value}, value
+
+    watch = loop.Validation(score)
+    loop.run(config(**options), tmp_path / "a", MESH, validation=watch)
+    assert_equal(finished(tmp_path / "a"), kept[1])
+    lines = [v for v in log.read(tmp_path / "a" / "metrics.jsonl") if "selection" in v]
+    assert [v["selection"] for v in lines] == values
+
+    kept.clear()
+    with pytest.raises(loop.Interrupted):
+        loop.run(config(**options), tmp_path / "b", MESH, validation=watch, stopping=StopAt(5))
+    loop.run(config(**options), tmp_path / "b", MESH, validation=watch)
+    assert_equal(finished(tmp_path / "a"), finished(tmp_path / "b"))
+
+
+def test_layers_that_are_frozen_do_not_move(tmp_path):
+    only_head = config(trainable="nets/student/head/.*", deterministic=True)
+    frozen = dataclasses.replace(only_head, debias={"name": "erm"})
+    loop.run(frozen, tmp_path, MESH)
+    net = loop.net_of(DIGITS, NET)
+    before, after = jax.device_get(net.init(net_key(3, 0))), finished(tmp_path)
+    assert np.any(before["params"].pop("head")["kernel"] != after["params"].pop("head")["kernel"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), before, after)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"debias": {"name": "group_drw"}}, "'group_drw'.*group_dro"),
+        ({"debias": {"name": "erm", "sharpness": 1.0}}, "'sharpness'"),
+        ({"distill": ({"name": "logits"},)}, "needs a teacher"),
+        ({"mix": Mix(scope="all")}, "mix.scope 'all'.*task, total"),
+        ({"model": {"name": "resnet", "preset": "tini"}}, "'tini'.*'tiny'"),
+        ({"model": {"name": "bert", "preset": "tiny"}}, "view.*'wordpiece'.*image"),
+        ({"data": Data(set={"name": "colored_digit"})}, "'colored_digit'.*'colored_digits'"),
+        ({"data": dataclasses.replace(DIGITS, sampler="balanced")}, "sampler 'balanced'"),
+        ({"data": dataclasses.replace(DIGITS, split="tset")}, "split.*'tset'.*'test'"),
+        ({"optim": Optim(name="adam")}, "optim.name 'adam'.*adamw, sgd"),
+        ({"optim": Optim(schedule="step")}, "optim.schedule 'step'"),
+        ({"train": Train(steps=0)}, "steps"),
+        ({"train": Train(trainable="nets/student/haed/.*")}, "'nets/student/haed.*matches none"),
+        ({"train": Train(accumulate=2)}, "couples"),
+        (
+            {
+                "data": Data(set={"name": "colored_digits", "correlation": 1.0}),
+                "debias": {"name": "group_dro"},
+            },
+            "every group; groups .* are empty",
+        ),
+    ],
+)
+def test_what_cannot_work_fails_before_training(changes, message):
+    wrong = dataclasses.replace(config(), **changes)
+    with pytest.raises(ValueError, match=message):
+        loop.check(wrong, {})
+
+
+def test_an_empty_error_set_fails_before_training(tmp_path):
+    opened = pipeline.open_data(DIGITS)
+    identity = opened.train.columns["id"]
+    write_table(tmp_path / "t", identity, {"mistake": np.zeros(len(identity), np.float32)}, {})
+    jtt = dataclasses.replace(config(), debias={"name": "jtt"})
+    inputs = loop.Inputs(tables={"mistakes": read_table(tmp_path / "t")})
+    with pytest.raises(ValueError, match="error set"):
+        loop.run(jtt, tmp_path, MESH, inputs)
+
+
+@pytest.mark.parametrize("schedule", optim.SCHEDULES)
+def test_the_learning_rate_rises_then_follows_its_schedule(schedule):
+    rates = optim.learning_rates(Optim(learning_rate=2.0, schedule=schedule, warmup=0.2), 10)
+    np.testing.assert_allclose(rates[:3], [0.0, 1.0, 2.0])
+    assert rates.dtype == np.float32 and len(rates) == 10
+    last = {"constant": 2.0, "linear": 0.25, "cosine": 2 * (1 + np.cos(np.pi * 7 / 8)) / 2}
+    np.testing.assert_allclose(rates[-1], last[schedule], rtol=1e-5)
+
+
+def test_a_method_that_sees_no_attributes_is_given_none(monkeypatch, tmp_path):
+    seen = []
+    original = Debiaser.__call__
+
+    def spy(self, terms, outputs, batch, *rest):
+        seen.append(set(batch))
+        return original(self, terms, outputs, batch, *rest)
+
+    monkeypatch.setattr(Debiaser, "__call__", spy)
+    erm = dataclasses.replace(config(steps=1), debias={"name": "erm"})
+    # A learning rate of its own kind of optimizer, so that no earlier trace is reused.
+    loop.run(dataclasses.replace(erm, optim=Optim(name="sgd")), tmp_path, MESH)
+    assert seen and all(not {"group", "attribute"} & names for names in seen)
+
+
+def test_metrics_are_lines_of_json(unbroken):
+    assert [line["step"] for line in unbroken[1]] == [2, 4, 6]
+    assert {"train/loss", "train/accuracy", "train/debias/mean_weight"} <= set(unbroken[1][0])
+    json.dumps(unbroken[1])
