@@ -237,7 +237,7 @@ def parse(cls: type, values: Any, place: str = "config") -> Any:
     """
     if isinstance(values, cls):
         return values
-    if isinstance(values, ConfigDict):
+    if hasattr(values, "to_dict"):  # a ConfigDict; a config file that failed to load raises here
         values = values.to_dict()
     if not isinstance(values, Mapping):
         raise ValueError(f"{place} = {values!r}: expected keys {[*_fields(cls)]}")

@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 import jax
+import rollcall
 from absl import flags, logging
 from jax.sharding import Mesh
 
@@ -30,13 +31,13 @@ NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "How many processes; with --coordinator."
 )
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is; with --coordinator.")
-WAIT_SECONDS = 60  # for the other hosts to report
+WAIT_SECONDS = flags.DEFINE_integer("wait_seconds", 60, "For the other hosts to report.")
 
 
 def start() -> Mesh:
     """Devices, other hosts and the mesh as the flags say; call it before anything else uses JAX.
 
-    Raises RuntimeError if the other hosts do not report within 60 s.
+    Raises TimeoutError naming the hosts that do not report in time.
     """
     if not flags.FLAGS["verbosity"].present:  # the storage layer reports every file at INFO
         logging.set_verbosity(logging.WARNING)
@@ -55,15 +56,15 @@ def start() -> Mesh:
 
 def _join_hosts() -> None:
     """Meets the other processes before anything is compiled."""
-    given = [COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value]
-    if any(v is not None for v in given) and None in given:
+    given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if None in given and any(v is not None for v in given):
         raise ValueError("--coordinator, --num_processes and --process_id go together")
-    slurm = int(os.environ.get("SLURM_NTASKS", 1)) > 1
-    pod = len(os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-    if given[0] is None and not (slurm or pod):
+    hosts = rollcall.find() if None in given else rollcall.Hosts(*given)
+    if hosts is None:
         return
-    _say(f"waiting up to {WAIT_SECONDS} s for the other hosts")
-    jax.distributed.initialize(*given, initialization_timeout=WAIT_SECONDS)
+    _say(f"process {hosts.index} of {hosts.count} waits for the others")
+    rollcall.meet(hosts, WAIT_SECONDS.value)
+    jax.distributed.initialize(*given, initialization_timeout=WAIT_SECONDS.value)
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Trains one run of an experiment and scores it: the teacher, the baseline or the distilled student.
+"""Trains and scores one run of an experiment: teacher, baseline or distilled student.
 
     python launch/train.py --config=configs/colored_digits.py --workdir=runs/one --role=distilled
     python launch/train.py --config=... --workdir=... --config.mix.scope=task

@@ -27,6 +27,11 @@ MARKERS = {"teacher": "o", "baseline": "s", "distilled": "D"}
 SHAPES = "osD^vP*X<>hp"  # of debiasing methods, where colour says the role
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 KINDS = ("aligned", "conflicting")  # examples on which the shortcut is right, and wrong
+GAPS = {  # what a gap is the difference of
+    "gap_aligned": "accuracy on aligned − on conflicting examples",
+    "gap_worst_group": "average − worst-group accuracy",
+}
+WIDTH = 10.8  # inches: the page's column
 MOST_GROUPS = 12  # in one panel; of more, those in which the teacher does worst
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -71,6 +76,11 @@ class Picture:
         return svg[svg.index("<svg") :].replace("<svg", '<svg role="presentation"', 1)
 
 
+def words(metric: str) -> str:
+    """A metric's name to be read in a sentence: "worst-group accuracy"."""
+    return re.sub(r"^worst_(group|class)_", r"worst-\1 ", metric).replace("_", " ")
+
+
 def accuracy_by_group(
     finished: Finished, comparisons: Sequence[Comparison], evaluation: str
 ) -> Picture:
@@ -91,7 +101,7 @@ def accuracy_by_group(
         columns = 2 if len(comparisons) in (2, 4) else min(3, len(comparisons))
         lines = math.ceil(len(comparisons) / columns)
         height = lines * (0.34 * len(groups) + 0.75) + 0.75
-        figure, axes = _grid(lines, columns, (9.6, height), sharex=True, sharey=True)
+        figure, axes = _grid(lines, columns, (WIDTH, height), sharex=True, sharey=True)
         for ax, title in zip(axes, labels(comparisons)):
             ax.set_title(textwrap.fill(title, 34))
         for ax, comparison in zip(axes, comparisons):
@@ -105,6 +115,7 @@ def accuracy_by_group(
             ax.set_yticks(range(len(groups)), [f"{g} (n={sizes[g]})" for g in groups])
             ax.set_ylim(len(groups) - 0.5, -0.5)
             ax.set_xlim(-0.02, 1.02)
+            ax.set_xticks(np.linspace(0, 1, 5), ["0", "", "0.5", "", "1"])
             ax.grid(axis="x", alpha=0.25, color=INK, linewidth=0.5)
         _label_bottom(axes[: len(comparisons)], columns, "accuracy")
         _role_legend(figure, ROLES)
@@ -113,7 +124,8 @@ def accuracy_by_group(
         figure,
         f"Dot plot with intervals: accuracy in {len(groups)} groups of {evaluation} for teacher,"
         f" baseline and distilled student; {len(comparisons)} panels.",
-        f"Accuracy by group on {evaluation}.{left_out} Bars are 95% intervals of the mean.",
+        f"Accuracy by group on {evaluation}, n examples a group.{left_out} Markers are means over"
+        " seeds, bars their 95% intervals.",
     )
 
 
@@ -121,39 +133,44 @@ def gap_against_teacher(
     finished: Finished, comparisons: Sequence[Comparison], evaluation: str, metric: str
 ) -> Picture:
     """Each student's gap against its teacher's, a point a seed, with the line of equal gaps."""
-    name = metric.replace("_", " ")
-    shapes = dict(zip(dict.fromkeys(c.debias for c in comparisons), SHAPES * len(comparisons)))
+    shapes = dict(zip(labels(comparisons), SHAPES * len(comparisons)))
     with matplotlib.rc_context(STYLE):
-        figure, (ax,) = _grid(1, 1, (6.4, 4.6))
-        seen = []
-        for comparison in comparisons:
+        figure, (ax,) = _grid(1, 1, (7.4, 4.6))
+        drawn, seen = set(), []
+        for comparison, shape in zip(comparisons, shapes.values()):
             teacher = finished.values(comparison.runs["teacher"], evaluation, metric)
             for role in ROLES[1:]:
+                pairs = zip(comparison.runs["teacher"], comparison.runs[role])
+                nets = tuple(tuple(finished.runs[run]["stage"] for run in pair) for pair in pairs)
+                if nets in drawn:  # a baseline that several comparisons share
+                    continue
+                drawn.add(nets)
                 student = finished.values(comparison.runs[role], evaluation, metric)
                 ax.scatter(
                     teacher, student, s=34, alpha=0.75, linewidths=0,
-                    color=COLOURS[role], marker=shapes[comparison.debias],
+                    color=COLOURS[role], marker=shape,
                 )  # fmt: skip
                 seen += [*teacher, *student]
         seen = [v for v in seen if np.isfinite(v)] or [0.0]
         pad = 0.06 * (max(seen) - min(seen)) or 0.05
         ends = (min(seen) - pad, max(seen) + pad)
         ax.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--", zorder=0)
-        ax.set(xlim=ends, ylim=ends, xlabel=f"teacher's {name}", ylabel=f"student's {name}")
+        ax.set(xlim=ends, ylim=ends, xlabel=f"teacher's {metric}", ylabel=f"student's {metric}")
         ax.set_aspect("equal")
         ax.grid(alpha=0.25, color=INK, linewidth=0.5)
         handles = [
             *(_key(COLOURS[role], "o", role) for role in ROLES[1:]),
-            *(_key(INK, shape, textwrap.fill(method, 26)) for method, shape in shapes.items()),
+            *(_key(INK, shape, textwrap.fill(label, 34)) for label, shape in shapes.items()),
             Line2D([], [], color=INK, linestyle="--", linewidth=0.8, label="equal gaps"),
         ]
         figure.legend(handles=handles, loc="outside right upper")
     return Picture(
         "The student's gap against the teacher's",
         figure,
-        f"Scatter plot: {name} of students against that of their teachers, with the diagonal.",
-        f"{name.capitalize()} on {evaluation}, a point a seed: above the dashed line the student"
-        " leans on the shortcut more than its teacher. Colour is the role, shape the method.",
+        f"Scatter plot: {metric} of students against that of their teachers, with the diagonal.",
+        f"{metric} ({GAPS[metric]}) on {evaluation}, a point a seed: above the dashed line the"
+        " student's gap is larger than its teacher's. Colour is the role, shape the comparison; a"
+        " baseline that comparisons share is drawn once, in the shape of the first.",
     )
 
 
@@ -164,9 +181,9 @@ def differences(
     metric: str,
 ) -> Picture:
     """A panel for each named difference, a dot with interval for each comparison, a line at 0."""
-    name = metric.replace("_", " ")
+    name = words(metric)
     with matplotlib.rc_context(STYLE):
-        size = (9.6, 0.42 * len(comparisons) + 1.1)
+        size = (WIDTH, 0.42 * len(comparisons) + 1.1)
         figure, axes = _grid(1, len(estimates), size, sharex=True, sharey=True)
         for ax, (title, found) in zip(axes, estimates.items()):
             _dots(ax, found, np.arange(len(found)), "distilled")
@@ -183,9 +200,9 @@ def differences(
         figure,
         f"Dot plot with intervals around a line at zero: {' and '.join(estimates)} of"
         f" {len(comparisons)} comparisons.",
-        f"Distillability (distilled - teacher) and contribution (distilled - baseline) in {name} on"
-        f" {evaluation}, paired by seed. Bars are 95% intervals; one that crosses the line at 0"
-        " shows no difference.",
+        f"Distillability (distilled − teacher) and contribution (distilled − baseline) in {name} on"
+        f" {evaluation}, paired by seed. Markers are means, bars their 95% intervals; where one"
+        " holds 0 the sign of the difference is open.",
     )
 
 
@@ -207,14 +224,14 @@ def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture 
         first, second = (
             next(iter(found.values()))[0][k] for k in ("first_layers", "second_layers")
         )
-        size = (9.6, 1.6 + len(found) * (0.6 + 0.24 * len(first)))
+        size = (WIDTH, 1.6 + len(found) * (0.6 + 0.24 * len(first)))
         figure, axes = _grid(len(found), 3, size, sharex=True, sharey=True)
         spread = []
         for line, (role, results) in enumerate(found.items()):
             panels = {kind: _mean_map(results, kind) for kind in KINDS}
             for ax, (kind, values) in zip(axes[3 * line :], panels.items()):
                 shown = _map(ax, values, f"{role}, {kind}", first, second, "viridis", (0.0, 1.0))
-            figure.colorbar(shown, ax=axes[3 * line + 1], label="CKA", fraction=0.05)
+            figure.colorbar(shown, ax=axes[3 * line : 3 * line + 2], label="CKA", fraction=0.03)
             spread.append((axes[3 * line + 2], role, panels["conflicting"] - panels["aligned"]))
             axes[3 * line].set_ylabel("teacher's layer")
         finite = [v for _, _, values in spread for v in np.abs(values).flat if np.isfinite(v)]
@@ -222,7 +239,7 @@ def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture 
         for ax, role, values in spread:
             name = f"{role}, conflicting − aligned"
             shown = _map(ax, values, name, first, second, "PuOr", (-most, most))
-            figure.colorbar(shown, ax=ax, label="difference", fraction=0.05)
+            figure.colorbar(shown, ax=ax, label="difference", fraction=0.06)
         for ax in axes[-3:]:
             ax.set_xlabel("student's layer")
     every = [r for results in found.values() for r in results]
@@ -230,13 +247,15 @@ def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture 
         f"{span([r[f'n_{kind}'] for r in every])} {kind} examples (null {_null(every, kind)})"
         for kind in KINDS
     ]
+    seeds = span([len(results) for results in found.values()])
     return Picture(
         f"CKA of teacher and student: {title}",
         figure,
         f"Heat maps of CKA between teacher's and student's layers ({', '.join(found)}), on aligned"
         " and conflicting examples, and their difference.",
-        f"Debiased linear CKA, mean over {max(map(len, found.values()))} seeds, on"
-        f" {' and '.join(facts)}. The null is what shuffled rows give: its mean over pairs of"
+        f"Debiased linear CKA, mean over {seeds} seed{'s' * (seeds != '1')}, on"
+        f" {' and '.join(facts)}. Rows are the teacher's layers, first at the bottom, columns the"
+        " student's, first at the left. The null is what shuffled rows give: its mean over pairs of"
         " layers and seeds, and the value furthest from 0.",
     )
 
@@ -284,7 +303,8 @@ def _null(results: Sequence[dict], kind: str) -> str:
     values = values[np.isfinite(values)]
     if not len(values):
         return "undefined"
-    return f"{values.mean():.3f}, at most {np.abs(values).max():.3f}"
+    furthest = values[np.abs(values).argmax()]
+    return f"{values.mean():z.3f}, furthest {furthest:z.3f}".replace("-", "−")
 
 
 def _mean_map(results: Sequence[dict], key: str) -> Float[np.ndarray, "first second"]:
@@ -306,7 +326,8 @@ def _map(
     )  # fmt: skip
     ax.set_title(title)
     ticks = [[name.removesuffix("/out") for name in names] for names in (first, second)]
-    ax.set_xticks(range(len(second)), ticks[1], rotation=90, fontsize=7.5)
+    upright = sum(map(len, ticks[1])) > 36  # too long to stand side by side
+    ax.set_xticks(range(len(second)), ticks[1], rotation=90 * upright, fontsize=7.5)
     ax.set_yticks(range(len(first)), ticks[0], fontsize=7.5)
     ax.spines[:].set_visible(False)
     if max(values.shape) <= 8:  # few enough to print the numbers
@@ -316,7 +337,7 @@ def _map(
             share = (value - ends[0]) / (ends[1] - ends[0])
             dark = share < 0.55 if colours == "viridis" else abs(share - 0.5) > 0.35
             ax.text(
-                j, i, f"{value:.2f}", ha="center", va="center", fontsize=7,
+                j, i, f"{value:z.2f}".replace("-", "−"), ha="center", va="center", fontsize=7,
                 color="white" if dark else "black",
             )  # fmt: skip
     return shown

@@ -18,35 +18,20 @@ import numpy as np
 from markupsafe import Markup
 
 from fairkd_jax.config import SELECTION_RULES
-from fairkd_jax.report import figures, records, statistics
+from fairkd_jax.report import figures, headline, records, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import select
 from fairkd_jax.report.statistics import Estimate
 from fairkd_jax.train import log
 
-UNDEBIASED = "erm"  # what a method's gain is measured against
-MARGIN = 0.02  # of a share: an interval that holds 0 and reaches no further down counts as kept
-GAPS = ("gap_aligned", "gap_worst_group")  # for the scatter plot: the first that was measured
-DIFFERENCES = {"distillability": "teacher", "contribution": "baseline"}  # what distilled is minus
+RULES = {  # selection rules in words
+    "last": "the weights of the last step",
+    "val_average": "the step with the best average accuracy on the validation split",
+    "val_worst_group": "the step with the best worst-group accuracy on the validation split, whose"
+    " group labels it reads, also for a method that is given none in training",
+    "val_worst_class": "the step with the best accuracy on the worst class of the validation split",
+}
 DASH = "–"
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One comparison in one metric: a row of the headline table and its sentence."""
-
-    label: str
-    comparison: Comparison
-    estimates: Mapping[str, Estimate]  # the roles, distillability, contribution, retention
-    p: Mapping[str, float]  # of distillability and contribution; NaN below 6 pairs
-    corrected: Mapping[str, float]  # the same by Holm, over all lines of the table
-    verdict: str  # kept | lost | inconclusive, or "reference" where nothing was debiased
-    gains: Mapping[str, Estimate]  # by role, over the undebiased comparison; {} without one
-
-    @property
-    def is_reference(self) -> bool:
-        """Was nothing debiased?"""
-        return self.comparison.debias == UNDEBIASED
 
 
 def write(workdir: Path) -> Path:
@@ -71,126 +56,58 @@ def render(finished: Finished) -> str:
     if not comparisons:
         raise ValueError(f"study {finished.about['study']!r} has no distilled run to report on")
     tables = [
-        {"evaluation": e, "metric": m, "group": g, "lines": _lines(finished, comparisons, e, m, g)}
+        {
+            "evaluation": e,
+            "metric": m,
+            "group": g,
+            "lines": headline.lines(finished, comparisons, e, m, g),
+        }
+        | {"examples": _examples(finished, e, g)}
         for e, m, g in finished.headline()
     ]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": _number, "signed": _signed, "words": _words, "p": _p}
+    environment.filters |= {
+        "number": _number,
+        "signed": _signed,
+        "words": figures.words,
+        "p": _p,
+        "count": _count,
+    }
     template = importlib.resources.files("fairkd_jax.report").joinpath("page.html.j2")
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         about=finished.about,
         config=json.dumps(finished.about["config"], indent=1, ensure_ascii=False),
         comparisons=comparisons,
         labels=records.labels(comparisons),
-        axes=finished.telling_axes,
+        shared=records.shared_parts(comparisons),
+        nets=len({run["stage"] for run in finished.runs.values()}),
         parameters={run["model"]: run["parameters"] for run in finished.runs.values()},
         tables=tables,
-        overall=_overall(finished, comparisons, *finished.headline()[0]),
+        overall=headline.overall(finished, comparisons, *finished.headline()[0]),
         pictures=_pictures(finished, comparisons, tables),
         evaluations={e: _every_metric(finished, comparisons, e) for e in finished.evaluations},
-        data=_data(finished.about["data"]),
+        data=_data(finished),
         selection=_selection(finished),
         choices=_choices(finished, comparisons),
         ledger=_ledger(finished.about["ledger"]),
         seeds=span([len(c.seeds) for c in comparisons]),
+        rules={run["selection"]: RULES[run["selection"]] for run in finished.runs.values()},
         roles=ROLES,
-        undebiased=UNDEBIASED,
-        margin=MARGIN,
+        undebiased=headline.UNDEBIASED,
+        margin=headline.MARGIN,
+        tests=len(headline.DIFFERENCES) * len(comparisons),
+        least_p=headline.least_p(comparisons),
         statistics=statistics,
     )
 
 
-def _lines(
-    finished: Finished, comparisons: Sequence[Comparison], evaluation: str, metric: str, group: str
-) -> list[Line]:
-    within = statistics.limits(metric)
-    lines = []
-    for label, comparison in zip(records.labels(comparisons), comparisons):
-        values = _values(finished, comparison, evaluation, metric, group)
-        pairs = {name: (values["distilled"], values[role]) for name, role in DIFFERENCES.items()}
-        estimates = {
-            **{role: statistics.over_seeds(values[role], within) for role in ROLES},
-            **{name: statistics.difference(*pair, within) for name, pair in pairs.items()},
-            "retention": statistics.ratio(*pairs["distillability"], within),
-        }
-        lines.append(
-            Line(
-                label=label,
-                comparison=comparison,
-                estimates=estimates,
-                p={k: statistics.sign_flip_test(a - b) for k, (a, b) in pairs.items()},
-                corrected={},
-                verdict="reference"
-                if comparison.debias == UNDEBIASED
-                else verdict(estimates["distillability"], metric),
-                gains=_gains(finished, comparisons, comparison, evaluation, metric, group),
-            )
-        )
-    tested = [(i, name) for i, line in enumerate(lines) for name in line.p]
-    corrected = dict(zip(tested, statistics.holm([lines[i].p[name] for i, name in tested])))
-    return [
-        dataclasses.replace(line, corrected={name: corrected[i, name] for name in line.p})
-        for i, line in enumerate(lines)
-    ]
-
-
-def verdict(distillability: Estimate, metric: str) -> str:
-    """What an interval of distillability says of the teacher's value: kept, lost, inconclusive.
-
-    Lost: the whole interval is on the worse side of 0. Kept: it is not, and no end of it is worse
-    than 0 by more than `MARGIN` (for a metric without limits, by anything).
-    """
-    low, high = distillability.low, distillability.high
-    if statistics.lower_is_better(metric):
-        low, high = -high, -low
-    margin = 0.0 if statistics.limits(metric) == statistics.ANYTHING else MARGIN
-    if high < 0:
-        return "lost"
-    return "kept" if low >= -margin else "inconclusive"
-
-
-def _values(
-    finished: Finished, comparison: Comparison, evaluation: str, metric: str, group: str
-) -> dict[str, np.ndarray]:
-    return {
-        role: finished.values(comparison.runs[role], evaluation, metric, group) for role in ROLES
-    }
-
-
-def _gains(
-    finished: Finished,
-    comparisons: Sequence[Comparison],
-    comparison: Comparison,
-    *metric: str,
-) -> dict[str, Estimate]:
-    """By role, what the method gains over the same runs without debiasing, on shared seeds."""
-    wanted = (UNDEBIASED, *comparison.parts[1:])
-    without = next((c for c in comparisons if c.parts == wanted), comparison)
-    if without is comparison:
-        return {}
-    _, ours, theirs = np.intersect1d(comparison.seeds, without.seeds, return_indices=True)
-    debiased, undebiased = (_values(finished, c, *metric) for c in (comparison, without))
-    within = statistics.limits(metric[1])
-    return {
-        role: statistics.difference(debiased[role][ours], undebiased[role][theirs], within)
-        for role in ROLES
-    }
-
-
-def _overall(
-    finished: Finished, comparisons: Sequence[Comparison], *metric: str
-) -> tuple[Estimate, int] | None:
-    """Interquartile mean of distillability over debiased comparisons; None below two of a kind."""
-    debiased = [c for c in comparisons if c.debias != UNDEBIASED]
-    if len(debiased) < 2 or len({c.seeds for c in debiased}) > 1 or len(debiased[0].seeds) < 2:
-        return None
-    values = [_values(finished, c, *metric) for c in debiased]
-    scores = np.stack([v["distilled"] - v["teacher"] for v in values], axis=1)
-    if not np.isfinite(scores).all():
-        return None
-    return statistics.stratified_interval(scores), len(debiased)
+def _examples(finished: Finished, evaluation: str, group: str) -> str:
+    """How many examples a metric is measured on: "900", or the range where runs differ."""
+    rows = finished.rows[finished.rows["evaluation"] == evaluation]
+    rows = rows[(rows["metric"] == "accuracy") & (rows["group"] == group)]
+    return span(rows["n"].tolist())
 
 
 def _pictures(
@@ -201,13 +118,13 @@ def _pictures(
     if first["group"]:
         name += f" of {first['group']}"
     measured = set(finished.metrics(evaluation)["metric"])
-    estimates = {k: [line.estimates[k] for line in first["lines"]] for k in DIFFERENCES}
+    estimates = {k: [line.estimates[k] for line in first["lines"]] for k in headline.DIFFERENCES}
     pictures = [
         figures.differences(comparisons, estimates, evaluation, name),
         figures.accuracy_by_group(finished, comparisons, evaluation),
         *(
             figures.gap_against_teacher(finished, comparisons, evaluation, gap)
-            for gap in [g for g in GAPS if g in measured][:1]
+            for gap in [g for g in figures.GAPS if g in measured][:1]
         ),
         *(
             figures.cka_maps(finished, comparison, label)
@@ -230,29 +147,43 @@ def _every_metric(
         rows = []
         for metric, group, n in finished.metrics(evaluation).itertuples(index=False, name=None):
             within = statistics.limits(metric)
-            values = _values(finished, comparison, evaluation, metric, group)
+            values = headline.by_role(finished, comparison, evaluation, metric, group)
             rows.append(
                 {"metric": metric, "group": group, "n": n}
                 | {role: statistics.over_seeds(values[role], within) for role in ROLES}
                 | {
                     name: statistics.difference(values["distilled"], values[role], within)
-                    for name, role in DIFFERENCES.items()
+                    for name, role in headline.DIFFERENCES.items()
                 }
             )
         blocks.append(rows)
     return blocks
 
 
-def _data(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _data(finished: Finished) -> list[dict[str, Any]]:
     """Each set's facts, and tables of counts whose columns are the splits that share groups."""
     sets = []
-    for name, entry in data.items():
+    for name, entry in finished.about["data"].items():
         splits = {k: v for k, v in entry.items() if isinstance(v, Mapping) and "counts" in v}
         facts = {k: v for k, v in entry.items() if isinstance(v, str)}
         tables: dict[tuple[str, ...], dict[str, list[int]]] = {}
         for split, counted in splits.items():
             tables.setdefault(tuple(counted["group_names"]), {})[split] = counted["counts"]
-        sets.append({"name": name, "facts": facts, "tables": list(tables.items())})
+        results = [
+            finished.results[stage]
+            for run in finished.runs.values()
+            for evaluation, stage in run["evaluations"].items()
+            if evaluation.partition("/")[0] == name
+        ]
+        aligned = {  # whether the shortcut gives a group's label
+            group: bool(right)
+            for result in results
+            for group, right in zip(result["group_names"], np.ravel(result["aligned"]))
+        }
+        kinds = dict.fromkeys(result["dataset"] for result in results)
+        title = ": ".join([name, *([" and ".join(kinds)] if kinds else [])])
+        sets.append({"name": title, "facts": facts, "tables": list(tables.items())})
+        sets[-1]["aligned"] = aligned
     return sets
 
 
@@ -321,11 +252,11 @@ def _signed(value: float, digits: int = 3) -> str:
     return DASH if math.isnan(value) else f"{value:+z.{digits}f}".replace("-", "−")
 
 
+def _count(value: float) -> str:
+    return DASH if math.isnan(value) else f"{value:,.0f}"
+
+
 def _p(value: float) -> str:
     if math.isnan(value):
         return f"n < {statistics.PAIRS_FOR_A_TEST}"
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -7,6 +7,7 @@ it). Nothing here computes a statistic; `null` in JSON, an undefined value, beco
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fairkd_jax.evaluation.fairness import gap_id_ood
 from fairkd_jax.registry import UnknownName
@@ -45,9 +46,14 @@ class Comparison:
         return f"{self.teacher_model} → {self.model}"
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """What tells it from the others, most telling first."""
-        return (self.debias, self.distill, self.pair, *(f"{k}={v}" for k, v in self.axes))
+    def method(self) -> tuple[str, ...]:
+        """The debiasing method and the axes: `("group_dro", "mix.scope=task")`.
+
+        An axis value that names the method, as `"group_dro, last layer"` does, stands for it.
+        """
+        naming = [value for _, value in self.axes if _names(value, self.debias)]
+        others = [f"{axis}={value}" for axis, value in self.axes if value not in naming]
+        return (naming[0] if naming else self.debias, *others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +124,15 @@ class Finished:
         """Columns "metric", "group", "n" of an evaluation, each metric once, as first seen."""
         rows = self.rows[self.rows["evaluation"] == evaluation]
         return rows[["metric", "group", "n"]].drop_duplicates(["metric", "group"])
+
+    def worst_group(self, runs: Iterable[str], evaluation: str) -> tuple[str, int]:
+        """The group that is the worst in most runs (the first of equals), and in how many."""
+        metrics, runs = self.metrics(evaluation), list(runs)
+        groups = [g for g in metrics["group"][metrics["metric"] == "accuracy"] if g]
+        values = np.array([self.values(runs, evaluation, "accuracy", g) for g in groups])
+        lowest = np.min(values, axis=0, where=np.isfinite(values), initial=math.inf)
+        times = (values == lowest).sum(axis=1) if groups else np.zeros(0, int)
+        return (groups[times.argmax()], int(times.max())) if times.any() else ("", 0)
 
     @cached_property
     def evaluations(self) -> tuple[str, ...]:
@@ -210,9 +225,19 @@ def read(folder: Path) -> Finished:
 
 def labels(comparisons: Sequence[Comparison]) -> list[str]:
     """A short name for each comparison: its method, and what else differs between them."""
-    columns = list(zip(*(c.parts for c in comparisons)))
-    telling = [i for i, column in enumerate(columns) if i == 0 or len(set(column)) > 1]
-    return [" · ".join(c.parts[i] for i in telling) for c in comparisons]
+    shared = shared_parts(comparisons)
+    return [
+        " · ".join(
+            [c.method[0], *(p for p in (c.distill, c.pair) if p not in shared), *c.method[1:]]
+        )
+        for c in comparisons
+    ]
+
+
+def shared_parts(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """The distillation and the pair of models, each where all comparisons have the same."""
+    columns = zip(*((c.distill, c.pair) for c in comparisons))
+    return tuple(column[0] for column in columns if len(set(column)) == 1)
 
 
 def span(values: Sequence[int]) -> str:
@@ -256,10 +281,15 @@ def _settings(run: Mapping[str, Any]) -> dict[str, str]:
     return options | {axis: str(label) for axis, label in run["axes"].items()}
 
 
+def _names(value: str, method: str) -> bool:
+    """Does an axis value hold a method's name, whole: `erm`, but not `intermediate`?"""
+    return re.search(rf"(?<!\w){re.escape(method)}(?!\w)", value) is not None
+
+
 def _run_name(run: Mapping[str, Any], axes: tuple[str, ...]) -> str:
     """The id of a run with every axis that only the study knows: `... [mix.scope=task]`."""
-    settings = _settings(run)
-    labels = [f"{axis}={settings[axis]}" for axis in axes if axis in settings]
+    told = {axis: value for axis, value in _settings(run).items() if axis in axes}
+    labels = [f"{axis}={v}" for axis, v in told.items() if not _names(v, run["debias"])]
     missing = [label for label in labels if label not in run["run"]]
     return f"{run['run']} [{', '.join(missing)}]" if missing else run["run"]
 
@@ -283,13 +313,22 @@ def _dataset_names(finished: Finished) -> dict[tuple[str, str], str]:
 def _values(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The metrics of one evaluation with the number of examples behind each."""
     counts = dict(zip(result["group_names"], result["group_counts"]))
-    by_group = {g: _number(result["metrics"].get(f"acc_group/{g}")) for g in counts}
-    defined = {g: v for g, v in by_group.items() if not math.isnan(v)}
-    aligned = np.ravel(result["aligned"]).astype(bool)
+    accuracy = np.array([_number(result["metrics"].get(f"acc_group/{g}")) for g in counts])
+    aligned = np.array(result["aligned"], bool)  # [labels, attributes], and so are
+    sizes = np.reshape(result["group_counts"], aligned.shape)
+    correct = np.nan_to_num(accuracy.reshape(aligned.shape)) * sizes
+    labels = sizes.sum(axis=1)
     behind = {  # metrics that read a part of the split only
-        "worst_group_accuracy": counts[min(defined, key=defined.get)] if defined else 0,
-        "acc_aligned": int(np.array(result["group_counts"])[aligned].sum()),
-        "acc_conflicting": int(np.array(result["group_counts"])[~aligned].sum()),
+        "worst_group_accuracy": _size_of_lowest(accuracy, sizes.ravel()),
+        "worst_class_accuracy": _size_of_lowest(
+            correct.sum(axis=1) / np.where(labels > 0, labels, math.nan), labels
+        ),
+        "acc_aligned": int(sizes[aligned].sum()),
+        "acc_conflicting": int(sizes[~aligned].sum()),
+        **{
+            f"gap_attribute/{name}": int(size)
+            for name, size in zip(result["attribute_names"], sizes.sum(axis=0))
+        },
     }
     rows = []
     for name, value in result["metrics"].items():
@@ -300,6 +339,10 @@ def _values(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             row = {"group": "", "metric": name, "n": behind.get(name, sum(counts.values()))}
         rows.append({**row, "value": _number(value)})
     return rows
+
+
+def _size_of_lowest(values: Float[np.ndarray, "n"], sizes: Int[np.ndarray, "n"]) -> int:
+    return 0 if np.isnan(values).all() else int(sizes[np.nanargmin(values)])
 
 
 def _gap_id_ood(

@@ -40,7 +40,7 @@ class Checkpoints:
                     "checkpoint of step %d in %s cannot be read (%s); falling back to the previous",
                     step,
                     self._manager.directory,
-                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                    f"{type(error).__name__}: {error}"[:120],
                 )
                 self._manager.delete(step)
         return None

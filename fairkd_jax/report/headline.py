@@ -1,0 +1,165 @@
+"""What the report says of each comparison in a metric: quantities, tests, verdict, gains."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fairkd_jax.report import records, statistics
+from fairkd_jax.report.records import ROLES, Comparison, Finished
+from fairkd_jax.report.statistics import Estimate
+
+UNDEBIASED = "erm"  # what a method's gain is measured against
+MARGIN = 0.02  # of a share: an interval that holds 0 and reaches no further down counts as kept
+DIFFERENCES = {"distillability": "teacher", "contribution": "baseline"}  # what distilled is minus
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One comparison in one metric: a row of the headline table and its sentence."""
+
+    label: str
+    comparison: Comparison
+    estimates: Mapping[str, Estimate]  # the roles, distillability, contribution, retention
+    p: Mapping[str, float]  # of distillability and contribution; NaN below 6 pairs
+    corrected: Mapping[str, float]  # the same by Holm, over all lines of the table
+    verdict: str  # kept | lost | inconclusive, or "reference" where nothing was debiased
+    gains: Mapping[str, Estimate]  # by role, over the undebiased comparison; {} without one
+    against: str  # the label of that comparison
+    worst: Mapping[
+        str, tuple[str, int]
+    ]  # by role: the group that is worst in most seeds, in how many
+    sees_attributes: str  # is the method given them in training: yes, no, unknown, or by role
+
+    @property
+    def is_reference(self) -> bool:
+        """Was nothing debiased?"""
+        return self.comparison.debias == UNDEBIASED
+
+
+def lines(
+    finished: Finished, comparisons: Sequence[Comparison], evaluation: str, metric: str, group: str
+) -> list[Line]:
+    within = statistics.limits(metric)
+    lines = []
+    names = records.labels(comparisons)
+    for label, comparison in zip(names, comparisons):
+        without = _undebiased(comparisons, comparison)
+        values = by_role(finished, comparison, evaluation, metric, group)
+        pairs = {name: (values["distilled"], values[role]) for name, role in DIFFERENCES.items()}
+        estimates = {
+            **{role: statistics.over_seeds(values[role], within) for role in ROLES},
+            **{name: statistics.difference(*pair, within) for name, pair in pairs.items()},
+            "retention": statistics.ratio(*pairs["distillability"], within),
+        }
+        lines.append(
+            Line(
+                label=label,
+                comparison=comparison,
+                estimates=estimates,
+                p={k: statistics.sign_flip_test(a - b) for k, (a, b) in pairs.items()},
+                corrected={},
+                verdict="reference"
+                if comparison.debias == UNDEBIASED
+                else verdict(estimates["distillability"], metric),
+                gains=_gains(finished, comparison, without, evaluation, metric, group)
+                if without
+                else {},
+                against=names[comparisons.index(without)] if without else "",
+                worst={
+                    role: finished.worst_group(comparison.runs[role], evaluation) for role in ROLES
+                }
+                if metric == "worst_group_accuracy"
+                else {},
+                sees_attributes=_sees_attributes(finished, comparison),
+            )
+        )
+    tested = [(i, name) for i, line in enumerate(lines) for name in line.p]
+    corrected = dict(zip(tested, statistics.holm([lines[i].p[name] for i, name in tested])))
+    return [
+        dataclasses.replace(line, corrected={name: corrected[i, name] for name in line.p})
+        for i, line in enumerate(lines)
+    ]
+
+
+def least_p(comparisons: Sequence[Comparison]) -> float | None:
+    """The smallest p that can be, where it limits what the corrected tests can say."""
+    pairs = min(len(c.seeds) for c in comparisons)
+    least = statistics.least_p(pairs)
+    tests = len(DIFFERENCES) * len(comparisons)
+    limits = pairs >= statistics.PAIRS_FOR_A_TEST and least * tests > 1 - statistics.LEVEL
+    return least if limits else None
+
+
+def verdict(distillability: Estimate, metric: str) -> str:
+    """What an interval of distillability says of the teacher's value: kept, lost, inconclusive.
+
+    Lost: the whole interval is on the worse side of 0. Kept: it is not, and no end of it is worse
+    than 0 by more than `MARGIN` (for a metric without limits, by anything).
+    """
+    low, high = distillability.low, distillability.high
+    if statistics.lower_is_better(metric):
+        low, high = -high, -low
+    margin = 0.0 if statistics.limits(metric) == statistics.ANYTHING else MARGIN
+    if high < 0:
+        return "lost"
+    return "kept" if low >= -margin else "inconclusive"
+
+
+def by_role(
+    finished: Finished, comparison: Comparison, evaluation: str, metric: str, group: str
+) -> dict[str, np.ndarray]:
+    return {
+        role: finished.values(comparison.runs[role], evaluation, metric, group) for role in ROLES
+    }
+
+
+def _undebiased(comparisons: Sequence[Comparison], comparison: Comparison) -> Comparison | None:
+    """The one without debiasing: same distillation, models and axes, or else the only candidate."""
+    if comparison.debias == UNDEBIASED:
+        return None
+    alike = [
+        c
+        for c in comparisons
+        if c.debias == UNDEBIASED and (c.distill, c.pair) == (comparison.distill, comparison.pair)
+    ]
+    same = [c for c in alike if set(c.axes) <= set(comparison.axes)]
+    return (same or alike)[0] if len(same or alike) == 1 else None
+
+
+def _gains(
+    finished: Finished, comparison: Comparison, without: Comparison, *metric: str
+) -> dict[str, Estimate]:
+    """By role, what the method gains over the same runs without debiasing, on shared seeds."""
+    _, ours, theirs = np.intersect1d(comparison.seeds, without.seeds, return_indices=True)
+    debiased, undebiased = (by_role(finished, c, *metric) for c in (comparison, without))
+    within = statistics.limits(metric[1])
+    return {
+        role: statistics.difference(debiased[role][ours], undebiased[role][theirs], within)
+        for role in ROLES
+    }
+
+
+def _sees_attributes(finished: Finished, comparison: Comparison) -> str:
+    words = {True: "yes", False: "no", None: "unknown"}
+    told = {
+        role: words[finished.runs[comparison.runs[role][0]].get("sees_attributes")]
+        for role in ROLES
+    }
+    if len(set(told.values())) == 1:
+        return told[ROLES[0]]
+    return ", ".join(f"{role} {word}" for role, word in told.items())
+
+
+def overall(
+    finished: Finished, comparisons: Sequence[Comparison], *metric: str
+) -> tuple[Estimate, int] | None:
+    """Interquartile mean of distillability over debiased comparisons; None below two of a kind."""
+    debiased = [c for c in comparisons if c.debias != UNDEBIASED]
+    if len(debiased) < 2 or len({c.seeds for c in debiased}) > 1 or len(debiased[0].seeds) < 2:
+        return None
+    values = [by_role(finished, c, *metric) for c in debiased]
+    scores = np.stack([v["distilled"] - v["teacher"] for v in values], axis=1)
+    if not np.isfinite(scores).all():
+        return None
+    return statistics.stratified_interval(scores), len(debiased)

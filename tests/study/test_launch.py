@@ -1,0 +1,193 @@
+"""Launchers as processes: killed and started again, on two hosts, and wrong in every way."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pandas
+import pytest
+from conftest import ROOT
+
+TINY = pathlib.Path(__file__).parent / "tiny_study.py"
+ENVIRONMENT = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
+
+
+def command(launcher: str, *flags: str) -> list[str]:
+    return [sys.executable, str(ROOT / "launch" / f"{launcher}.py"), *flags]
+
+
+def begin(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, f"status {process.returncode}\n{out}\n{err[-3000:]}"
+    return out, err
+
+
+def study(workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
+    return begin("study", f"--config={TINY}", f"--workdir={workdir}", *flags)
+
+
+def records(workdir: pathlib.Path) -> pandas.DataFrame:
+    return pandas.read_csv(workdir / "report" / "records.csv")
+
+
+def times(workdir: pathlib.Path) -> dict[str, int]:
+    """When each finished stage was closed."""
+    return {p.parent.name: p.stat().st_mtime_ns for p in workdir.glob("stages/*/done")}
+
+
+def when(process: subprocess.Popen, condition) -> None:
+    """Waits for it while the process runs."""
+    for _ in range(3000):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.05)
+    raise TimeoutError("nothing happened")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> pathlib.Path:
+    """The folder of a study that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    out, _ = finish(study(workdir))
+    assert "report: " in out and (workdir / "report" / "index.html").exists()
+    return workdir
+
+
+def test_killed_and_started_again_a_study_ends_with_the_same_numbers(unbroken, tmp_path):
+    # A third of the stages are done and another has written its second checkpoint.
+    process = study(tmp_path)
+    middle = len(times(unbroken)) // 3
+    when(
+        process,
+        lambda: len(times(tmp_path)) >= middle and any(tmp_path.glob("stages/*/checkpoints/10")),
+    )
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = times(tmp_path)
+    assert 0 < len(before) < len(times(unbroken))
+    finish(study(tmp_path))
+    after = times(tmp_path)
+    assert {k: after[k] for k in before} == before, "a finished stage was done again"
+    pandas.testing.assert_frame_equal(records(tmp_path), records(unbroken), check_exact=True)
+
+
+def test_started_again_a_finished_study_trains_nothing(unbroken):
+    before = times(unbroken)
+    out, _ = finish(study(unbroken))
+    assert times(unbroken) == before and "report: " in out
+
+
+def test_sigterm_saves_and_ends_with_a_status_of_its_own(tmp_path):
+    process = study(tmp_path)
+    when(process, lambda: any(tmp_path.glob("stages/*/checkpoints/5")))
+    process.send_signal(signal.SIGTERM)
+    _, err = finish(process, status=75)
+    assert "the same command goes on" in err
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def two(workdir: pathlib.Path) -> list[subprocess.Popen]:
+    flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
+    return [study(workdir, *flags, f"--process_id={i}") for i in range(2)]
+
+
+def assert_close(a: pandas.DataFrame, b: pandas.DataFrame) -> None:
+    """Two hosts add in another order: a rounding apart, and stages carry the same names."""
+    values = ["value"]
+    pandas.testing.assert_frame_equal(a.drop(columns=values), b.drop(columns=values))
+    pandas.testing.assert_frame_equal(a[values], b[values], rtol=1e-2, atol=1e-2)
+
+
+def test_two_processes_give_the_records_of_one_and_one_goes_on_for_two(unbroken, tmp_path):
+    for process in two(tmp_path / "both"):
+        finish(process)
+    assert_close(records(tmp_path / "both"), records(unbroken))
+
+    halves = two(tmp_path / "half")
+    when(halves[0], lambda: any((tmp_path / "half").glob("stages/*/checkpoints/10")))
+    for process in halves:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(study(tmp_path / "half"))
+    assert_close(records(tmp_path / "half"), records(unbroken))
+
+
+def test_a_host_that_does_not_report_is_named(tmp_path):
+    flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--process_id=0"]
+    process = study(tmp_path, *flags, "--wait_seconds=5")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode and "process 1" in err, err[-3000:]
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--config.experiment.debias={'name': 'jtf'}", "jtt"),
+        ("--config.experiment.debias.name=jtf", "'jtf'. Did you mean 'jtt'?"),
+        ("--config.experiment.debias.identify_stepz=3", "identify_steps"),
+        ("--config.experiment.stdent.train.steps=3", "student"),
+        ("--config.experiment.student.train.steps=0", "steps"),
+        ("--config.experiment.data.set.name=celeba", "colored_digits"),
+        ("--config=nowhere.py", "nowhere.py"),
+    ],
+)
+def test_what_is_wrong_ends_at_once_with_the_choices(tmp_path, flag, message):
+    start = time.perf_counter()
+    process = study(tmp_path, flag)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode and message in out + err, (out + err)[-3000:]
+    assert not list(tmp_path.glob("stages/*"))
+    assert time.perf_counter() - start < 60  # 10 s on an idle machine
+
+
+def test_dry_run_counts_what_is_done(unbroken):
+    out, _ = finish(study(unbroken, "--dry_run"))
+    assert f"{len(times(unbroken))} done, 0 partial, 0 missing" in out
+
+
+def test_compare_and_report_and_train_work_on_the_folder(unbroken, tmp_path):
+    import json
+
+    runs = json.loads((unbroken / "study.json").read_text())["runs"]
+    first, second = (r["stage"] for r in runs if r["role"] in ("teacher", "distilled"))
+    flags = [f"--workdir={unbroken}", f"--first={first}", f"--second={second}"]
+    out, _ = finish(begin("compare", *flags, "--first_taps=stem", "--examples=32"))
+    assert "stage1/block1/out" in out and "conflicting" in out
+    assert "report: " in finish(begin("report", f"--workdir={unbroken}"))[0]
+
+
+@pytest.mark.quick
+def test_hosts_are_found_in_the_environment_of_slurm_and_of_tpu_slices():
+    sys.path.insert(0, str(ROOT / "launch"))
+    import rollcall
+
+    slurm = {
+        "SLURM_NTASKS": "4",
+        "SLURM_PROCID": "3",
+        "SLURM_JOB_ID": "17",
+        "SLURM_STEP_NODELIST": "node[003-005,9]",
+    }
+    assert rollcall.find(slurm) == rollcall.Hosts("node003:32785", 4, 3)
+    tpu = {"TPU_WORKER_HOSTNAMES": "10.0.0.2,10.0.0.3", "TPU_WORKER_ID": "1"}
+    assert rollcall.find(tpu) == rollcall.Hosts("10.0.0.2:8476", 2, 1)
+    assert rollcall.find({"SLURM_NTASKS": "1"}) is None
