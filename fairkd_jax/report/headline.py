@@ -22,14 +22,15 @@ class Line:
     comparison: Comparison
     estimates: Mapping[str, Estimate]  # the roles, distillability, contribution, retention
     p: Mapping[str, float]  # of distillability and contribution; NaN below 6 pairs
-    corrected: Mapping[str, float]  # the same by Holm, over all lines of the table
     verdict: str  # kept | lost | inconclusive, or "reference" where nothing was debiased
-    gains: Mapping[str, Estimate]  # by role, over the undebiased comparison; {} without one
-    against: str  # the label of that comparison
-    worst: Mapping[
-        str, tuple[str, int]
-    ]  # by role: the group that is worst in most seeds, in how many
     sees_attributes: str  # is the method given them in training: yes, no, unknown, or by role
+    # p by Holm, over all lines of the table
+    corrected: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    # by role: the group that is the worst in most seeds, and in how many
+    worst: Mapping[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    # by role, over the undebiased comparison
+    gains: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
+    against: str = ""  # the label of that comparison
 
     @property
     def is_reference(self) -> bool:
@@ -37,49 +38,52 @@ class Line:
         return self.comparison.debias == UNDEBIASED
 
 
-def lines(
-    finished: Finished, comparisons: Sequence[Comparison], evaluation: str, metric: str, group: str
-) -> list[Line]:
-    within = statistics.limits(metric)
-    lines = []
-    names = records.labels(comparisons)
-    for label, comparison in zip(names, comparisons):
-        without = _undebiased(comparisons, comparison)
-        values = by_role(finished, comparison, evaluation, metric, group)
-        pairs = {name: (values["distilled"], values[role]) for name, role in DIFFERENCES.items()}
-        estimates = {
-            **{role: statistics.over_seeds(values[role], within) for role in ROLES},
-            **{name: statistics.difference(*pair, within) for name, pair in pairs.items()},
-            "retention": statistics.ratio(*pairs["distillability"], within),
-        }
-        lines.append(
-            Line(
-                label=label,
-                comparison=comparison,
-                estimates=estimates,
-                p={k: statistics.sign_flip_test(a - b) for k, (a, b) in pairs.items()},
-                corrected={},
-                verdict="reference"
-                if comparison.debias == UNDEBIASED
-                else verdict(estimates["distillability"], metric),
-                gains=_gains(finished, comparison, without, evaluation, metric, group)
-                if without
-                else {},
-                against=names[comparisons.index(without)] if without else "",
-                worst={
-                    role: finished.worst_group(comparison.runs[role], evaluation) for role in ROLES
-                }
-                if metric == "worst_group_accuracy"
-                else {},
-                sees_attributes=_sees_attributes(finished, comparison),
-            )
-        )
-    tested = [(i, name) for i, line in enumerate(lines) for name in line.p]
-    corrected = dict(zip(tested, statistics.holm([lines[i].p[name] for i, name in tested])))
+def lines(finished: Finished, comparisons: Sequence[Comparison], *metric: str) -> list[Line]:
+    """A line for each comparison in (evaluation, metric, group), tests corrected over all."""
+    found = [_line(finished, comparisons, comparison, *metric) for comparison in comparisons]
+    tested = [(i, name) for i, line in enumerate(found) for name in line.p]
+    corrected = dict(zip(tested, statistics.holm([found[i].p[name] for i, name in tested])))
     return [
         dataclasses.replace(line, corrected={name: corrected[i, name] for name in line.p})
-        for i, line in enumerate(lines)
+        for i, line in enumerate(found)
     ]
+
+
+def _line(
+    finished: Finished,
+    comparisons: Sequence[Comparison],
+    comparison: Comparison,
+    evaluation: str,
+    metric: str,
+    group: str,
+) -> Line:
+    within = statistics.limits(metric)
+    labels = records.labels(comparisons)
+    values = by_role(finished, comparison, evaluation, metric, group)
+    pairs = {name: (values["distilled"], values[role]) for name, role in DIFFERENCES.items()}
+    estimates = {
+        **{role: statistics.over_seeds(values[role], within) for role in ROLES},
+        **{name: statistics.difference(*pair, within) for name, pair in pairs.items()},
+        "retention": statistics.ratio(*pairs["distillability"], within),
+    }
+    line = Line(
+        label=labels[comparisons.index(comparison)],
+        comparison=comparison,
+        estimates=estimates,
+        p={k: statistics.sign_flip_test(a - b) for k, (a, b) in pairs.items()},
+        verdict=verdict(estimates["distillability"], metric),
+        sees_attributes=_sees_attributes(finished, comparison),
+    )
+    if line.is_reference:
+        line = dataclasses.replace(line, verdict="reference")
+    if metric == "worst_group_accuracy":
+        worst = {r: finished.worst_group(comparison.runs[r], evaluation) for r in ROLES}
+        line = dataclasses.replace(line, worst=worst)
+    if without := _undebiased(comparisons, comparison):
+        gains = _gains(finished, comparison, without, evaluation, metric, group)
+        against = labels[comparisons.index(without)]
+        line = dataclasses.replace(line, gains=gains, against=against)
+    return line
 
 
 def least_p(comparisons: Sequence[Comparison]) -> float | None:
@@ -109,6 +113,7 @@ def verdict(distillability: Estimate, metric: str) -> str:
 def by_role(
     finished: Finished, comparison: Comparison, evaluation: str, metric: str, group: str
 ) -> dict[str, np.ndarray]:
+    """The values of each role, in the order of the seeds."""
     return {
         role: finished.values(comparison.runs[role], evaluation, metric, group) for role in ROLES
     }

@@ -3,7 +3,6 @@
 Every sentence on the page is made of measured numbers; what is undefined is shown as a dash.
 """
 
-import dataclasses
 import importlib.resources
 import itertools
 import json
@@ -21,7 +20,6 @@ from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.report import figures, headline, records, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import select
-from fairkd_jax.report.statistics import Estimate
 from fairkd_jax.train import log
 
 RULES = {  # selection rules in words

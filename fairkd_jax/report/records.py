@@ -225,7 +225,7 @@ def read(folder: Path) -> Finished:
 
 def labels(comparisons: Sequence[Comparison]) -> list[str]:
     """A short name for each comparison: its method, and what else differs between them."""
-    shared = shared_parts(comparisons)
+    shared = shared_parts(comparisons).values()
     return [
         " · ".join(
             [c.method[0], *(p for p in (c.distill, c.pair) if p not in shared), *c.method[1:]]
@@ -234,10 +234,13 @@ def labels(comparisons: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def shared_parts(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+def shared_parts(comparisons: Sequence[Comparison]) -> dict[str, str]:
     """The distillation and the pair of models, each where all comparisons have the same."""
-    columns = zip(*((c.distill, c.pair) for c in comparisons))
-    return tuple(column[0] for column in columns if len(set(column)) == 1)
+    columns = {
+        "distillation": {c.distill for c in comparisons},
+        "models": {c.pair for c in comparisons},
+    }
+    return {what: names.pop() for what, names in columns.items() if len(names) == 1}
 
 
 def span(values: Sequence[int]) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import synthetic_study
 
-from fairkd_jax.report import figures, records
+from fairkd_jax.config import SELECTION_RULES
+from fairkd_jax.report import figures, headline, records
 from fairkd_jax.report import html as page
 from fairkd_jax.report.statistics import Estimate
 
@@ -109,7 +110,7 @@ def test_headline_answers_in_numbers(outline):
 def test_quantities_are_those_of_the_definition(tmp_path):
     synthetic_study.build(tmp_path)
     finished = records.read(tmp_path)
-    line = page._lines(finished, finished.comparisons(), *finished.headline()[0])[1]
+    line = headline.lines(finished, finished.comparisons(), *finished.headline()[0])[1]
     extra = np.array([0.01 * ((s * 3) % 4 - 1.5) for s in range(6)])  # of distilled alone
     assert line.estimates["distillability"].value == pytest.approx(-0.15 + extra.mean())
     assert line.estimates["contribution"].value == pytest.approx(-0.05 + extra.mean())
@@ -125,7 +126,7 @@ def test_captions_name_rule_seeds_and_what_varies(text):
         assert "Selection rule: last" in caption and "Seeds: 6" in caption
         assert "initialisation and the order of the data" in caption
     maps = [c for c in captions if "CKA" in c]  # which say how many examples, and the null
-    assert len(maps) == 2 and "100 conflicting examples (null 0.006, at most 0.006)" in maps[0]
+    assert len(maps) == 2 and "100 conflicting examples (null 0.006, furthest 0.006)" in maps[0]
 
 
 def test_selection_is_looked_at_by_every_rule(outline):
@@ -137,7 +138,7 @@ def test_says_how_to_run_it_again_and_what_it_cost(outline):
     for wanted in (
         "python launch/study.py --config=configs/studies/synthetic.py", "0123456789ab", "0.0.1",
         "cpu x2", "77,000 parameters", "CC BY 4.0", "drawn for this test", "61.5 s",
-        "train 2 40.0 60,000 1500", '"seeds": 6',
+        "train 2 40.0 60,000 1,500", '"seeds": 6',
     ):  # fmt: skip
         assert wanted in outline.words, wanted
 
@@ -183,11 +184,59 @@ def test_everything_is_escaped(tmp_path):
     assert "script" not in Outline(text).tags
 
 
-def test_axes_get_a_column_and_an_overall_line(tmp_path):
+def test_axes_are_named_and_get_an_overall_line(tmp_path):
     synthetic_study.build(tmp_path, seeds=2, axes={"mix.scope": ["total", "task"]}, compare=False)
     words = Outline(page.write(tmp_path).read_text()).words
     assert "Over 2 debiased comparisons together" in words
-    assert "teacher → student mix.scope seeds" in words
+    assert "group_dro · mix.scope=task 2 unknown" in words  # label, seeds, attributes in training
+    assert "Of all rows: distillation logits, models resnet/mini → resnet/tiny." in words
+
+
+def test_an_axis_of_whole_methods_is_their_name_and_gains_are_found(tmp_path):
+    whole = {
+        ("erm", "total"): "erm",
+        ("group_dro", "total"): "group_dro",
+        ("group_dro", "task"): "group_dro, KD outside",
+    }
+    axes = {"method": ["total", "task"]}
+    study = synthetic_study.build(tmp_path, seeds=2, axes=axes, compare=False)
+    runs = [run for run in study["runs"] if (run["debias"], run["axes"]["method"]) in whole]
+    for run in runs:
+        run["axes"] = {"method": whole[run["debias"], run["axes"]["method"]]}
+        run["sees_attributes"] = run["debias"] == "group_dro" and run["role"] != "distilled"
+    study["runs"] = runs
+    synthetic_study.write(tmp_path, study)
+    finished = records.read(tmp_path)
+    comparisons = finished.comparisons()
+    assert records.labels(comparisons) == [*whole.values()]
+    erm, group_dro, outside = headline.lines(finished, comparisons, *finished.headline()[0])
+    assert not erm.gains and group_dro.against == outside.against == "erm"
+    assert group_dro.gains["teacher"].value == pytest.approx(0.6)
+    assert erm.sees_attributes == "no"
+    assert group_dro.sees_attributes == "teacher yes, baseline yes, distilled no"
+    assert "moved the teacher by +0.600" in Outline(page.write(tmp_path).read_text()).words
+
+
+def test_the_gain_is_over_the_undebiased_comparison_of_the_same_axes(tmp_path):
+    synthetic_study.build(tmp_path, seeds=2, axes={"mix.scope": ["total", "task"]}, compare=False)
+    finished = records.read(tmp_path)
+    lines = headline.lines(finished, finished.comparisons(), *finished.headline()[0])
+    assert [line.against for line in lines[2:]] == ["erm · mix.scope=total", "erm · mix.scope=task"]
+
+
+def test_the_worst_group_is_named(outline):
+    assert "5-9, red (6 of 6)" in outline.words  # beside its value
+
+
+def test_says_where_few_seeds_leave_the_tests(tmp_path, outline):
+    assert "With 6 seeds no p can be below 0.031" in outline.words
+    assert "its correction below 0.125: the verdicts" in outline.words  # 4 tests
+    synthetic_study.build(tmp_path, seeds=9, compare=False)
+    assert "no p can be below" not in Outline(page.write(tmp_path).read_text()).words
+
+
+def test_every_selection_rule_is_explained():
+    assert tuple(page.RULES) == SELECTION_RULES
 
 
 def test_no_distilled_run(tmp_path):
@@ -226,7 +275,7 @@ def test_undefined_maps_say_so(tmp_path):
     ],
 )
 def test_verdicts(metric, low, high, want):
-    assert page.verdict(Estimate((low + high) / 2, low, high, 6), metric) == want
+    assert headline.verdict(Estimate((low + high) / 2, low, high, 6), metric) == want
 
 
 def test_many_groups_show_the_hardest(tmp_path):

@@ -20,7 +20,7 @@ def test_one_number_a_row(tmp_path):
     records.write_csv(finished, tmp_path / "records.csv")
     table = pd.read_csv(tmp_path / "records.csv", keep_default_na=False)
     assert tuple(table.columns) == records.COLUMNS
-    metrics, groups = 8, 4  # of an evaluation; the second evaluation adds gap_id_ood
+    metrics, groups = 10, 4  # of an evaluation; the second evaluation adds gap_id_ood
     assert len(table) == len(study["runs"]) * (2 * (metrics + groups) + 1)
     assert not table.duplicated(["run", "dataset", "split", "group", "metric"]).any()
     run = study["runs"][2]
@@ -39,8 +39,27 @@ def test_n_is_the_number_of_examples_behind_the_value(tmp_path):
     n = rows[rows["evaluation"] == "in_domain/test"].groupby(["metric", "group"])["n"].unique()
     assert n["acc_avg", ""].tolist() == [1000]
     assert n[WORST, ""].tolist() == [60]
+    assert n["worst_class_accuracy", ""].tolist() == [460]  # of 5-9
+    assert n["gap_attribute/green", ""].tolist() == [440]
     assert n["acc_aligned", ""].tolist() == [900] and n["acc_conflicting", ""].tolist() == [100]
     assert [n["accuracy", g].item() for g in synthetic_study.GROUPS] == [500, 40, 60, 400]
+
+
+def test_worst_group_is_the_one_of_most_runs(tmp_path):
+    study = synthetic_study.build(tmp_path, seeds=3, counts=(500, 0, 60, 400))
+    finished = records.read(tmp_path)
+    ids = [run["run"] for run in study["runs"]]
+    assert finished.worst_group(ids, "in_domain/test") == (synthetic_study.GROUPS[2], len(ids))
+    assert finished.worst_group(ids[:0], "in_domain/test") == ("", 0)
+
+
+def test_axis_values_that_hold_a_methods_name_are_not_any_that_hold_its_letters():
+    about = {"distill": "logits", "teacher_model": "a", "model": "b", "seeds": (0,), "runs": {}}
+    axes = (("layer", "intermediate"), ("method", "erm, wide"))
+    assert records.Comparison("erm", axes=axes, **about).method == (
+        "erm, wide",
+        "layer=intermediate",
+    )
 
 
 def test_a_set_read_twice_is_told_apart_by_its_evaluation(tmp_path):

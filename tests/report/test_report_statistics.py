@@ -137,6 +137,17 @@ def test_p_only_from_six_pairs_on():
     assert statistics.sign_flip_test(np.array([1.0, -1, 1, -1, 1, -1])) == pytest.approx(1.0)
 
 
+def test_least_p_is_that_of_pairs_that_agree():
+    for n in (6, 9):
+        assert statistics.sign_flip_test(np.arange(1.0, n + 1)) == statistics.least_p(n)
+
+
+def test_tasks_that_share_a_teacher_do_not_count_as_more_evidence():
+    scores = np.random.default_rng(0).normal(size=(8, 1))
+    one, twice = (statistics.stratified_interval(scores.repeat(k, axis=1)) for k in (1, 2))
+    np.testing.assert_allclose(_ends(twice), _ends(one))
+
+
 def test_holm_by_hand():
     corrected = statistics.holm([0.01, math.nan, 0.04, 0.03, 0.5])
     np.testing.assert_allclose(corrected, [0.04, math.nan, 0.09, 0.09, 0.5])
