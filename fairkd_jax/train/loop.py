@@ -36,7 +36,7 @@ SCOPES = ("total", "task")
 
 
 class NotFinite(RuntimeError):
-    """The loss or the update became NaN or infinite."""
+    """The loss or the gradient became NaN or infinite."""
 
 
 class Interrupted(RuntimeError):
@@ -260,7 +260,7 @@ def _check_finite(pending: list[dict], done: int, folder: pathlib.Path) -> dict[
     """The newest scalars; NotFinite with the first step since the last check that went wrong."""
     fetched = jax.device_get(pending)
     for back, scalars in zip(range(len(fetched) - 1, -1, -1), fetched):
-        bad = [k for k in ("loss", "update_norm") if not np.isfinite(scalars[k])]
+        bad = [k for k in ("loss", "gradient_norm") if not np.isfinite(scalars[k])]
         if bad:
             raise NotFinite(
                 f"{bad[0]} is {scalars[bad[0]]} at step {done - back} ({folder}); lower "

@@ -102,13 +102,27 @@ def numbers(optim: Optim, learning_rate: np.float32 | float) -> Numbers:
     )
 
 
-def optimizer(rule: Rule, n: Numbers) -> optax.GradientTransformation:
-    """Clipping, then the optimizer, on parameters whose path matches `rule.trainable`."""
-    largest = jnp.where(n.clip_norm > 0, n.clip_norm, jnp.inf)
-    chain = optax.chain(optax.clip_by_global_norm(largest), OPTIMIZERS[rule.name](n))
+def optimizer(rule: Rule, n: Numbers, norm: Array = 1.0) -> optax.GradientTransformation:
+    """Clipping, then the optimizer, on parameters whose path matches `rule.trainable`.
+
+    `norm` is the gradient's: clipping is then one product an element, where
+    `optax.clip_by_global_norm` divides and selects, which takes ten times as long on CPU.
+    """
+    scale = jnp.where(n.clip_norm > 0, jnp.minimum(1.0, n.clip_norm / norm), 1.0)
     return optax.partition(
-        {"train": chain, "freeze": optax.set_to_zero()}, lambda p: labels(p, rule.trainable)
+        {
+            "train": optax.chain(optax.scale(scale), OPTIMIZERS[rule.name](n)),
+            "freeze": optax.set_to_zero(),
+        },
+        lambda p: labels(p, rule.trainable),
     )
+
+
+def gradient_norm(rule: Rule, gradient: Any) -> Array:
+    """Global norm over the parameters that train, float32 []."""
+    chosen = jax.tree.leaves(labels(gradient, rule.trainable))
+    leaves = zip(jax.tree.leaves(gradient), chosen)
+    return optax.tree.norm([g for g, label in leaves if label == "train"])
 
 
 def labels(params: Any, trainable: str) -> Any:

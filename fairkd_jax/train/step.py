@@ -232,11 +232,13 @@ def train_step(
         grad, values = jax.tree.map(lambda x, s=share: s * x, (grad, values))
         grads = grad if grads is None else jax.tree.map(jnp.add, grads, grad)
         metrics = values if metrics is None else jax.tree.map(jnp.add, metrics, values)
-    updates, opt = optim.optimizer(program.rule, numbers).update(grads, state.opt, state.params)
+    norm = optim.gradient_norm(program.rule, grads)
+    optimizer = optim.optimizer(program.rule, numbers, norm)
+    updates, opt = optimizer.update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     if program.deterministic:
         stats = state.stats
-    metrics["update_norm"] = optax.tree.norm(updates)
+    metrics["gradient_norm"] = norm  # before clipping
     return TrainState(
         step=state.step + 1, params=params, stats=stats, opt=opt, memory=memory
     ), metrics

@@ -1,5 +1,7 @@
 """Random batches and small nets of every family, for tests of the step."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fairkd_jax.models.net import make_net
@@ -21,7 +23,7 @@ def small_net(family: str, num_classes: int = CLASSES):
 
 
 def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
-    """A batch with every view and with the tables that any method reads; no padding rows."""
+    """A batch on the device, with every view and with the tables that any method reads; no padding rows."""
     rng = np.random.default_rng(seed)
     length = rng.integers(3, 9, rows)
     mask = (np.arange(8) < length[:, None]).astype(np.int32)
@@ -48,7 +50,7 @@ def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
     if attributes:
         group = label * ATTRIBUTES + attribute
         made |= {"attribute": attribute, "group": group.astype(np.int32)}
-    return made
+    return jax.tree.map(jnp.asarray, made)
 
 
 GROUP_COUNTS = np.array([30.0, 3.0, 5.0, 26.0], np.float32)
@@ -70,7 +72,5 @@ def program(student, teachers=(), **options) -> Program:
 
 def methods(debias, distill=(), scope="total") -> Methods:
     """With numbers as the loop makes them."""
-    import jax
-
     made = Methods(debias, tuple(distill), task_weight=0.5, kd_weight=0.5, scope=scope)
     return jax.tree.map(np.float32, made)
