@@ -1,6 +1,5 @@
 """Flags that every launcher shares, and how JAX is started from them."""
 
-import os
 import pathlib
 import sys
 

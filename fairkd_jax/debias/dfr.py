@@ -23,7 +23,7 @@ class DFR(Debiaser):
     sees_attributes = True  # in the second stage, to balance and to check the groups
 
     split: str = struct.field(pytree_node=False, default="val")  # what the last layer learns from
-    head_steps: Array = 0  # 0: as many as the first stage
+    head_share: Array = 1.0  # of the steps: how long the head trains
     head_learning_rate: Array = 1e-2
     head_weight_decay: Array = 0.0
 
@@ -42,7 +42,7 @@ class DFR(Debiaser):
                 "data.sampler": "group_balanced",
                 "optim.learning_rate": float(self.head_learning_rate),
                 "optim.weight_decay": float(self.head_weight_decay),
-                "train.steps": int(self.head_steps or base.config.train.steps),
+                "train.steps": max(1, round(self.head_share * base.config.train.steps)),
                 "train.trainable": "nets/student/head/.*",
                 "train.deterministic": True,
                 "train.select": "last",  # the split that a rule would look at is trained on

@@ -25,17 +25,17 @@ class JTT(Debiaser):
     tables = ("mistakes",)
 
     factor: Array = 50.0  # weight of a mistake (lambda)
-    identify_steps: Array = 0  # of the identification net; 0: a fifth of the steps of the second
+    identify_share: Array = 0.2  # of the steps: how long the identification net trains
 
     def stages(self, base: Stage) -> Stage:
         """Identification by plain ERM without a teacher; its mistakes; the base, reading them."""
-        steps = self.identify_steps or max(1, base.config.train.steps // 5)
+        steps = max(1, round(self.identify_share * base.config.train.steps))
         identify = base.change(
             {
                 "debias": {"name": "erm"},
                 "distill": {"name": "none"},
                 "mix": Mix(),
-                "train.steps": int(steps),
+                "train.steps": steps,
                 "train.select": "last",
             }
         )
@@ -49,9 +49,9 @@ class JTT(Debiaser):
         mistakes = np.asarray(tables["mistakes"]["mistake"])
         if not mistakes.any():
             raise ValueError(
-                f"jtt: the identification net is right on all {mistakes.size} training examples, "
-                "so there is no error set to weigh. Train it for fewer steps (identify_steps = "
-                f"{int(self.identify_steps)}; 0: a fifth of the steps) or with more regularisation"
+                f"jtt: the identification net is right on all {mistakes.size} training examples: "
+                "there is no error set to weigh. Train it for less (identify_share = "
+                f"{float(self.identify_share):.3g}) or with more regularisation"
             )
 
     def __call__(self, terms, outputs, batch, params, memory, key):

@@ -27,19 +27,19 @@ class PoE(Debiaser):
     tables = ("bias",)
 
     exponent: Array = 1.0  # of the bias model's probabilities
-    bias_steps: Array = 0  # of the bias model; 0: a fifth of the steps of the net
+    bias_share: Array = 0.2  # of the steps: how long the bias model trains
     bias_model: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
 
     def stages(self, base: Stage) -> Stage:
         """The bias model by plain ERM without a teacher; its answers; the base, reading them."""
-        steps = self.bias_steps or max(1, base.config.train.steps // 5)
+        steps = max(1, round(self.bias_share * base.config.train.steps))
         bias = base.change(
             {
                 "model": dict(self.bias_model) or base.config.model,
                 "debias": {"name": "erm"},
                 "distill": {"name": "none"},
                 "mix": Mix(),
-                "train.steps": int(steps),
+                "train.steps": steps,
                 "train.select": "last",
             }
         )

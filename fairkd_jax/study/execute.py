@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
+import platform
 import signal
 import sys
 import time
@@ -151,7 +152,8 @@ def write_study(
         {
             "study": study.name,
             "command": " ".join(["python", *sys.argv]),
-            "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+            "versions": {"python": platform.python_version()}
+            | {p: importlib.metadata.version(p) for p in PACKAGES},
             "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}",
             "config_hash": digest,
             "config": config,
@@ -198,7 +200,10 @@ def _data(planned: list[plan.Run]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for run in planned:
         opened = pipeline.open_data(run.experiment.data)
-        splits = [("in_domain", run.experiment.data.split, None)]
+        data, train = run.experiment.data, run.experiment.student.train
+        splits = [("in_domain", data.split, None)]
+        if train.select != "last":
+            splits.append(("in_domain", train.validation, None))
         splits += [
             (name, split, e.set)
             for name, e in run.experiment.evaluate.items()

@@ -55,8 +55,9 @@ class Run:
     @property
     def name(self) -> str:
         """A readable identity."""
-        axes = [v for v in self.axes.values() if v not in (self.debias["name"], "")]
-        parts = [self.role, self.debias["name"], model_name(self.model), *axes]
+        told = self.debias["name"]
+        axes = [v.removeprefix(told).lstrip(", ") for v in self.axes.values()]
+        parts = [self.role, told, model_name(self.model), *filter(None, axes)]
         return " ".join([*parts, f"seed{self.experiment.seed}", self.net.identity[:6]])
 
 

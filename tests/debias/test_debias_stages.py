@@ -42,7 +42,7 @@ def test_stages_are_stable_and_stay_what_they_are(name):
 
 @pytest.mark.parametrize(
     ("name", "table", "column", "option"),
-    [("jtt", "mistakes", "mistake", "identify_steps"), ("poe", "bias", "log_probs", "bias_steps")],
+    [("jtt", "mistakes", "mistake", "identify_share"), ("poe", "bias", "log_probs", "bias_share")],
 )
 def test_a_first_net_writes_a_table_for_the_second(name, table, column, option):
     stage = expand(base(name))
@@ -56,7 +56,7 @@ def test_a_first_net_writes_a_table_for_the_second(name, table, column, option):
     assert first.config.train.steps == 20 and first.config.train.select == "last"
     assert first.config.seed == 0
 
-    longer = expand(base(name, **{option: 33})).inputs[table].inputs["net"]
+    longer = expand(base(name, **{option: 0.33})).inputs[table].inputs["net"]
     assert longer.config.train.steps == 33
 
     # The first net knows no teacher: a baseline and a distilled student share it.
@@ -84,7 +84,7 @@ def test_poe_takes_a_bias_model_of_its_own():
 
 
 def test_dfr_retrains_the_head_from_a_distilled_net():
-    stage = expand(base("dfr", head_steps=7, head_learning_rate=0.5, split="val"))
+    stage = expand(base("dfr", head_share=0.07, head_learning_rate=0.5, split="val"))
     assert set(stage.inputs) == {"init"}
     config, features = stage.config, stage.inputs["init"]
     assert config.debias["name"] == "dfr"  # so that its check looks at the groups of the split

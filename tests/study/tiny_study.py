@@ -17,7 +17,7 @@ def get_config():
                 data=Data(set={"name": "colored_digits", "image_size": 8}),
                 teacher=role,
                 student=role,
-                debias={"name": "jtt", "identify_steps": 3, "factor": 3.0},
+                debias={"name": "jtt", "identify_share": 0.1, "factor": 3.0},
                 compare=Compare(first="stem", second="stage.*/out", examples=64),
             ),
         )

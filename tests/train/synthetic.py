@@ -23,7 +23,7 @@ def small_net(family: str, num_classes: int = CLASSES):
 
 
 def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
-    """A batch on the device, with every view and with the tables that any method reads; no padding rows."""
+    """A batch with every view, and with the tables that any method reads; no padding rows."""
     rng = np.random.default_rng(seed)
     length = rng.integers(3, 9, rows)
     mask = (np.arange(8) < length[:, None]).astype(np.int32)
