@@ -130,10 +130,10 @@ def _distilled(experiment: Experiment, debias: Plugin, teacher: Stage) -> Stage:
 
 def runs(study: Study) -> list[Run]:
     """All runs of a study; a run that several experiments share is listed once."""
-    found: dict[tuple[str, str, str], Run] = {}
+    found: dict[tuple[str, ...], Run] = {}
 
     def add(run: Run) -> Run:
-        return found.setdefault((run.role, run.net.identity, label(run.axes)), run)
+        return found.setdefault((run.role, run.net.identity, *run.axes.values()), run)
 
     for experiment, axes in experiments(study):
         second = experiment.distilled_debias or experiment.debias

@@ -69,7 +69,9 @@ def load_net(folder: pathlib.Path, target: Any) -> dict[str, Any]:
         try:
             return checkpointer.restore(folder.absolute(), target)
         except Exception as error:
-            raise ValueError(f"the net in {folder} cannot be read: {error}") from error
+            raise ValueError(
+                f"the net in {folder} cannot be read, delete {folder.parent} to train again: {error}"
+            ) from error
 
 
 def remove(folder: pathlib.Path) -> None:

@@ -11,6 +11,8 @@ from fairkd_jax.data.pipeline import SAMPLERS, Source, eval_batches, open_data, 
 from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.registry import UnknownName
 
+pytestmark = pytest.mark.quick
+
 TEXT = Data(
     set={"name": "template_nli", "train": 200, "eval": 24},
     views={"wordpiece": {"name": "wordpiece", "length": 24, "vocab_size": 400}},

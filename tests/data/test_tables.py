@@ -9,6 +9,8 @@ import pytest
 from fairkd_jax.data.tables import COLUMNS, read_table, write_table
 from fairkd_jax.types import Outputs
 
+pytestmark = pytest.mark.quick
+
 ID = np.array([7, 3, 11, 5], np.int32)
 COLUMN = {
     "logits": np.arange(8, dtype=np.float32).reshape(4, 2),

@@ -15,6 +15,8 @@ from fairkd_jax.data.views.image import Image
 from fairkd_jax.data.views.wordpiece import Wordpiece
 from fairkd_jax.registry import UnknownName
 
+pytestmark = pytest.mark.quick
+
 
 def texts(**columns):
     info = Info(("no", "yes"), ("a",), ((True,), (True,)), "none", "made here")

@@ -5,6 +5,8 @@ import pytest
 from fairkd_jax import registry
 from fairkd_jax.config import Data, Mix, Optim, Stage, Train, TrainStage
 
+pytestmark = pytest.mark.quick
+
 LOGITS = ({"name": "logits", "temperature": 2.0},)
 
 

@@ -10,6 +10,8 @@ from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.sums import Sums
 from fairkd_jax.registry import UnknownName
 
+pytestmark = pytest.mark.quick
+
 BIRDS = Info(("land", "water"), ("on land", "on water"), ((True, False), (False, True)), "", "")
 
 

@@ -8,6 +8,8 @@ from fairkd_jax.data.dataset import Info
 from fairkd_jax.evaluation.sums import Sums, count, label_map
 from fairkd_jax.sharding import make_mesh, put_batch
 
+pytestmark = pytest.mark.quick
+
 LABELS, ATTRIBUTES = 3, 2
 GROUPS = LABELS * ATTRIBUTES
 SIZES = {"num_groups": GROUPS, "num_labels": LABELS}

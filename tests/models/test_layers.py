@@ -10,6 +10,8 @@ from fairkd_jax.models.layers import BatchNorm, Dense, attend, convolve
 from fairkd_jax.models.tape import Edit, Tape
 from fairkd_jax.registry import UnknownName
 
+pytestmark = pytest.mark.quick
+
 
 def test_fused_attention_equals_explicit_attention():
     keys = jax.random.split(jax.random.key(0), 4)

@@ -13,6 +13,8 @@ from fairkd_jax.report import figures, headline, records
 from fairkd_jax.report import html as page
 from fairkd_jax.report.statistics import Estimate
 
+pytestmark = pytest.mark.quick
+
 SECTIONS = (
     "answer", "data", "results", "figures", "evaluations", "selection", "compute", "reproduce",
     "licences",

@@ -10,6 +10,8 @@ from conftest import ORACLES
 
 from fairkd_jax.report import statistics
 
+pytestmark = pytest.mark.quick
+
 TARGETS = {  # oracle key -> our number, from its inputs
     "bootstrap_bca_95": lambda i: statistics.bca_interval(i["x"], i["indices"]),
     "iqm": lambda i: statistics.interquartile_mean(i["scores"]),

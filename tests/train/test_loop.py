@@ -15,6 +15,8 @@ from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.train import checkpoint, log, loop, optim
 from fairkd_jax.train.step import net_key
 
+pytestmark = pytest.mark.quick
+
 MESH = sharding.make_mesh(devices=jax.devices()[:1])
 DIGITS = Data(set={"name": "colored_digits", "image_size": 8})
 NET = {"name": "resnet", "preset": "tiny"}
