@@ -70,7 +70,7 @@ def load_net(folder: pathlib.Path, target: Any) -> dict[str, Any]:
             return checkpointer.restore(folder.absolute(), target)
         except Exception as error:
             raise ValueError(
-                f"the net in {folder} cannot be read, delete {folder.parent} to train again: {error}"
+                f"the net in {folder} is broken, delete {folder.parent} to train it again: {error}"
             ) from error
 
 

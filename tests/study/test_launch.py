@@ -1,5 +1,6 @@
 """Launchers as processes: killed and started again, on two hosts, and wrong in every way."""
 
+import json
 import os
 import pathlib
 import signal
@@ -160,14 +161,18 @@ def test_what_is_wrong_ends_at_once_with_the_choices(tmp_path, flag, message):
     assert time.perf_counter() - start < 60  # 10 s on an idle machine
 
 
+def test_a_smoke_run_on_eight_fake_devices_reaches_its_report(tmp_path):
+    flags = "--smoke", "--fake_devices=8", "--fsdp=2"
+    out, err = finish(study(tmp_path, *flags))
+    assert "report: " in out and "8 x cpu" in err
+
+
 def test_dry_run_counts_what_is_done(unbroken):
     out, _ = finish(study(unbroken, "--dry_run"))
     assert f"{len(times(unbroken))} done, 0 partial, 0 missing" in out
 
 
 def test_compare_and_report_and_train_work_on_the_folder(unbroken, tmp_path):
-    import json
-
     runs = json.loads((unbroken / "study.json").read_text())["runs"]
     first, second = (r["stage"] for r in runs if r["role"] in ("teacher", "distilled"))
     flags = [f"--workdir={unbroken}", f"--first={first}", f"--second={second}"]
