@@ -55,6 +55,9 @@ SERVE = flags.DEFINE_bool("serve", False, "Time blocks of steps as standard inpu
 flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE])
 
 
+flags.adopt_module_key_flags(runtime)
+
+
 def main(argv: list[str]) -> None:
     """Builds the workload, times it, prints."""
     del argv

@@ -24,6 +24,9 @@ SPLIT = flags.DEFINE_string("split", "test", "Whose examples.")
 EXAMPLES = flags.DEFINE_integer("examples", 512, "At most this many of each kind.")
 
 
+flags.adopt_module_key_flags(runtime)
+
+
 def main(argv: list[str]) -> None:
     """Reads both nets, compares, prints."""
     del argv

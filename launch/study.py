@@ -27,6 +27,9 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what is done and what is mi
 SMOKE = flags.DEFINE_bool("smoke", False, "One seed, few steps, few examples: does it all run?")
 
 
+flags.adopt_module_key_flags(runtime)
+
+
 def main(argv: list[str]) -> None:
     """Checks, runs, reports."""
     del argv

@@ -25,6 +25,9 @@ ROLE = flags.DEFINE_enum("role", "distilled", ["teacher", "baseline", "distilled
 SMOKE = flags.DEFINE_bool("smoke", False, "Few steps, few examples: does it all run?")
 
 
+flags.adopt_module_key_flags(runtime)
+
+
 def main(argv: list[str]) -> None:
     """Trains, scores, prints."""
     del argv
