@@ -29,6 +29,13 @@ ORACLES = folder("FAIRKD_ORACLES", "../shared/reference/oracles")
 DATA = folder("FAIRKD_DATA", "../shared/data")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs():
+    """Thousands of programs in one process exhaust the memory maps that Linux allows it."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def data_folder() -> pathlib.Path:
     """Real data sets; skips where there are none."""
