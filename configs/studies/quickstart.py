@@ -20,7 +20,9 @@ from fairkd_jax.config import (
 )
 from fairkd_jax.registry import defaults
 
-OPTIM = Optim(learning_rate=2e-3, weight_decay=2.0, schedule="constant")
+SLOW, FAST = (
+    Optim(learning_rate=rate, weight_decay=2.0, schedule="constant") for rate in (2e-4, 2e-3)
+)
 # With 54 training images against the shortcut a net soon learns them by heart, and Group DRO then
 # has nothing left to weigh: hence early stopping, by one rule for all nets.
 TRAIN = Train(steps=200, batch_size=128, select="val_worst_group", eval_every=25)
@@ -38,8 +40,8 @@ def get_config():
                     set=defaults("sets", "colored_digits") | {"image_size": 8},
                     views={"image": defaults("views", "image")},
                 ),
-                teacher=Role({"name": "resnet", "preset": "mini"}, OPTIM, TRAIN),
-                student=Role({"name": "resnet", "preset": "tiny"}, OPTIM, TRAIN),
+                teacher=Role({"name": "resnet", "preset": "mini"}, SLOW, TRAIN),
+                student=Role({"name": "resnet", "preset": "tiny"}, FAST, TRAIN),
                 distill=({"name": "logits", "temperature": 4.0},),
                 mix=Mix(task_weight=0.1, kd_weight=0.9),
                 compare=Compare(first="stem|stage.*/out", second="stem|stage.*/out"),
