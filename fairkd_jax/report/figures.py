@@ -66,7 +66,11 @@ class Picture:
         file = io.StringIO()
         with matplotlib.rc_context(STYLE):
             self.figure.savefig(
-                file, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+                file,
+                format="svg",
+                transparent=True,
+                bbox_inches="tight",
+                metadata={"Date": None, "Creator": None},
             )
         svg = file.getvalue()
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -22,7 +22,9 @@ class Line:
     comparison: Comparison
     estimates: Mapping[str, Estimate]  # the roles, distillability, contribution, retention
     p: Mapping[str, float]  # of distillability and contribution; NaN below 6 pairs
-    verdict: str  # kept | lost | inconclusive, or "reference" where nothing was debiased
+    # kept | lost | inconclusive; "nothing to keep" where the teacher gained nothing for sure,
+    # "reference" where nothing was debiased
+    verdict: str
     sees_attributes: str  # is the method given them in training: yes, no, unknown, or by role
     # p by Holm, over all lines of the table
     corrected: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -83,6 +85,8 @@ def _line(
         gains = _gains(finished, comparison, without, evaluation, metric, group)
         against = labels[comparisons.index(without)]
         line = dataclasses.replace(line, gains=gains, against=against)
+        if gains["teacher"].n > 1 and not _better(gains["teacher"], metric):
+            line = dataclasses.replace(line, verdict="nothing to keep")
     return line
 
 
@@ -93,6 +97,11 @@ def least_p(comparisons: Sequence[Comparison]) -> float | None:
     tests = len(DIFFERENCES) * len(comparisons)
     limits = pairs >= statistics.PAIRS_FOR_A_TEST and least * tests > 1 - statistics.LEVEL
     return least if limits else None
+
+
+def _better(gain: Estimate, metric: str) -> bool:
+    """Is the whole interval of a difference on the better side of 0?"""
+    return gain.high < 0 if statistics.lower_is_better(metric) else gain.low > 0
 
 
 def verdict(distillability: Estimate, metric: str) -> str:

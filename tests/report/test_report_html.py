@@ -1,5 +1,6 @@
 """The page of a synthetic study: its numbers, words, figures, and what it must never hold."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -292,3 +293,16 @@ def test_many_groups_show_the_hardest(tmp_path):
     assert "Of 20 groups, the 12 in which teachers do worst." in picture.caption
     ticks = [label.get_text() for label in picture.figure.axes[0].get_yticklabels()]
     assert ticks == [f"{g} (n=10)" for g in names[8:]] and len(study["runs"]) == 12
+
+
+def test_where_the_teacher_gained_nothing_there_is_nothing_to_keep(tmp_path):
+    synthetic_study.build(tmp_path, compare=False)
+    finished = records.read(tmp_path)
+    comparisons = finished.comparisons()
+    found = headline.lines(finished, comparisons, *finished.headline()[0])
+    debiased = next(line for line in found if not line.is_reference)
+    assert debiased.gains["teacher"].low > 0 and debiased.verdict != "nothing to keep"
+    erm = next(c for c in comparisons if c.debias == headline.UNDEBIASED)
+    alike = dataclasses.replace(debiased.comparison, runs=erm.runs)
+    found = headline.lines(finished, [erm, alike], *finished.headline()[0])
+    assert [line.verdict for line in found] == ["reference", "nothing to keep"]
