@@ -199,8 +199,10 @@ def _evaluate(stage: Stage, folder: pathlib.Path, place: Place) -> int:
     sums, source = _score(
         *place.net(stage.inputs["net"]), opened, config.split, config.set, config.batch_size, place
     )
-    info, own = source.split.info, config.set is None
-    train_counts = opened.source("train").split.counts() if own else None
+    info, train = source.split.info, opened.source("train").split
+    # Shares of training groups mean something only where the groups are the training's.
+    same = config.set is None and info.group_names == train.info.group_names
+    train_counts = train.counts() if same else None
     result = {
         "dataset": (config.set or data.set)["name"],
         "split": config.split,
@@ -209,7 +211,7 @@ def _evaluate(stage: Stage, folder: pathlib.Path, place: Place) -> int:
         "attribute_names": info.attribute_names,
         "aligned": info.aligned,
         "group_counts": source.split.counts().tolist(),
-        "train_group_counts": train_counts.tolist() if own else None,
+        "train_group_counts": train_counts.tolist() if same else None,
         "sums": {
             f.name: np.asarray(getattr(sums, f.name)).tolist() for f in dataclasses.fields(sums)
         },
