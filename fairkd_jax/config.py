@@ -119,10 +119,12 @@ class Experiment:
     student: Role = Role()
     debias: Plugin = _field(name="erm")
     distilled_debias: Plugin | None = None  # while distilling; None: the same as `debias`
-    distill: tuple[Plugin, ...] = ({"name": "logits"},)
+    distill: tuple[Plugin, ...] = dataclasses.field(
+        default=({"name": "logits"},), metadata={"one_or_more": True}
+    )
     mix: Mix = Mix()
     evaluate: Mapping[str, Evaluation] = dataclasses.field(
-        default_factory=lambda: {"in_domain": Evaluation()}
+        default_factory=lambda: {"in_domain": Evaluation()}, metadata={"values": Evaluation}
     )
     compare: Compare = Compare()
     seed: int = 0
@@ -151,7 +153,7 @@ class TrainStage:
     data: Data
     model: Plugin
     debias: Plugin
-    distill: tuple[Plugin, ...]
+    distill: tuple[Plugin, ...] = dataclasses.field(metadata={"one_or_more": True})
     mix: Mix
     optim: Optim
     train: Train
@@ -262,9 +264,9 @@ def _parse_field(field: dataclasses.Field, value: Any, place: str) -> Any:
         return parse(field.type, value, place)
     if isinstance(value, ConfigDict):
         value = value.to_dict()
-    if field.name == "evaluate":
-        return {k: parse(Evaluation, v, f"{place}.{k}") for k, v in value.items()}
-    if field.name == "distill" and isinstance(value, Mapping):
+    if "values" in field.metadata:
+        return {k: parse(field.metadata["values"], v, f"{place}.{k}") for k, v in value.items()}
+    if "one_or_more" in field.metadata and isinstance(value, Mapping):
         value = (value,)
     if isinstance(default, Mapping):
         if not isinstance(value, Mapping):
