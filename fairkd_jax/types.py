@@ -6,6 +6,7 @@ G groups, A attributes, X Y K image height, width and channels, L lanes.
 
 from typing import Any
 
+import jax
 from flax import struct
 
 Array = Any  # jax.Array, numpy array, ShapeDtypeStruct or sharding: pytrees carry all four
@@ -13,7 +14,7 @@ Tree = Any  # nested dicts of arrays
 Batch = dict[str, Any]
 """A dict of arrays with leading axis B; nothing strips it.
 
-"views"      {view name: {array name: [B, ...]}}: what nets read; a net names the view it wants
+"views"      {view name: Inputs}: what nets read; a net names the view it wants
 "label"      int32 [B]
 "attribute"  int32 [B], the spurious attribute   } absent when the method may not see them
 "group"      int32 [B], label * A + attribute    }
@@ -23,6 +24,28 @@ Batch = dict[str, Any]
 "partner_label" int32 [B], "label_weight" float32 [B]: only where a method mixes two examples into
              one; `label` then counts `label_weight`, the partner's label the rest
 """
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Inputs(dict):
+    """The arrays of one view {name: [B, ...]}, and the identity of the encoding that made them.
+
+    The identity is static: a net compares it with its own while the step is traced, at no cost.
+    """
+
+    def __init__(self, arrays: Any, identity: str = ""):
+        super().__init__(arrays)
+        self.identity = identity
+
+    def tree_flatten_with_keys(self) -> tuple:
+        names = tuple(sorted(self))
+        children = [(jax.tree_util.DictKey(name), self[name]) for name in names]
+        return children, (names, self.identity)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple, children: Any) -> "Inputs":
+        names, identity = static
+        return cls(zip(names, children), identity)
 
 
 @struct.dataclass

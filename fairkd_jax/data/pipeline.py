@@ -18,7 +18,7 @@ from fairkd_jax.config import Data, Plugin, as_dict
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
 from fairkd_jax.data.tables import Table
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Batch
+from fairkd_jax.types import Batch, Inputs
 
 KEPT_BYTES = 2**30  # views of a split that would be larger are encoded batch by batch
 ROWS_AT_ONCE = 4096  # while encoding: bounds the memory beside the result
@@ -38,9 +38,12 @@ class Source:
     def batch(self, rows: np.ndarray) -> Batch:
         """The examples of the given row numbers."""
         views = {
-            name: encoder.encode({k: v[rows] for k, v in self.split.columns.items()})
-            if self._kept[name] is None
-            else {k: v[rows] for k, v in self._kept[name].items()}
+            name: Inputs(
+                encoder.encode({k: v[rows] for k, v in self.split.columns.items()})
+                if self._kept[name] is None
+                else {k: v[rows] for k, v in self._kept[name].items()},
+                encoder.facts["identity"],
+            )
             for name, encoder in self._encoders.items()
         }
         columns = {k: self.split.columns[k][rows] for k in ("label", "attribute", "group", "id")}

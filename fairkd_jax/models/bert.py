@@ -4,7 +4,7 @@ Sizes from arXiv 1908.08962 (tiny to medium) and of the MiniLM family (arXiv 200
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from fairkd_jax.models.layers import Dense, attend, check_dtype
-from fairkd_jax.models.net import Architecture
+from fairkd_jax.models.net import Architecture, call_block
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.types import Outputs
 
@@ -41,8 +41,7 @@ class Bert(Architecture):
         "minilm_l3": {"depth": 3, "width": 384, "heads": 12},
         "minilm_l6": {"depth": 6, "width": 384, "heads": 12},
     }
-    model_type: ClassVar[str] = "bert"
-    ignored_keys: ClassVar[str] = r"(bert\.)?embeddings\.position_ids|cls\..*"  # pretraining heads
+    model_types: ClassVar[tuple[str, ...]] = ("bert",)
 
     depth: int = 2
     width: int = 128
@@ -55,6 +54,7 @@ class Bert(Architecture):
     attention_dropout: float = 0.1  # of attention probabilities
     epsilon: float = 1e-12  # of layer normalisation
     dtype: str = "float32"  # of products: float32 | bfloat16
+    remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
 
     def __post_init__(self):
         check_dtype(self.dtype, "bert")
@@ -83,7 +83,7 @@ class Bert(Architecture):
         return Encoder(self, num_classes, rngs)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Bert":
+    def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "Bert":
         for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
             if config.get(key, known) != known:
                 raise ValueError(f"bert config: {key} = {config[key]!r}; only {known!r} is there")
@@ -99,6 +99,27 @@ class Bert(Architecture):
             attention_dropout=config["attention_probs_dropout_prob"],
             epsilon=config["layer_norm_eps"],
         )
+
+    def to_config(self) -> dict[str, Any]:
+        return {
+            "architectures": ["BertForSequenceClassification"],
+            "model_type": "bert",
+            "hidden_act": "gelu",
+            "num_hidden_layers": self.depth,
+            "hidden_size": self.width,
+            "num_attention_heads": self.heads,
+            "intermediate_size": self.mlp_width or 4 * self.width,
+            "vocab_size": self.vocab_size,
+            "max_position_embeddings": self.positions,
+            "type_vocab_size": self.types,
+            "hidden_dropout_prob": self.dropout,
+            "attention_probs_dropout_prob": self.attention_dropout,
+            "layer_norm_eps": self.epsilon,
+        }
+
+    @property
+    def ignored_keys(self) -> str:
+        return r"(bert\.)?embeddings\.position_ids|cls\..*"  # a buffer, heads of pretraining
 
     def published_names(self) -> tuple[dict[str, str], ...]:
         body = {
@@ -146,17 +167,15 @@ class Embeddings(nnx.Module):
         for name, count in rows.items():
             setattr(self, name, nnx.Embed(count, arch.width, embedding_init=INIT, rngs=rngs))
         self.norm = _norm(arch, rngs)
-        self.dropout = nnx.Dropout(arch.dropout)
+        self.dropout = arch.dropout
 
-    def __call__(
-        self, inputs: Mapping[str, Array], tape: Tape, *, train: bool, rngs: nnx.Rngs | None
-    ) -> Float[Array, "B T D"]:
+    def __call__(self, inputs: Mapping[str, Array], tape: Tape) -> Float[Array, "B T D"]:
         length, positions = inputs["tokens"].shape[1], self.position.num_embeddings
         if length > positions:
             raise ValueError(f"{length} tokens, but bert has positions = {positions}")
         x = self.word(inputs["tokens"]) + self.segment(inputs["segments"])
         x = tape("input", x + self.position.embedding[...][:length])
-        return tape("embed", self.dropout(self.norm(x), deterministic=not train, rngs=rngs))
+        return tape("embed", tape.drop(self.norm(x), self.dropout))
 
 
 class Block(nnx.Module):
@@ -171,38 +190,21 @@ class Block(nnx.Module):
         self.mlp_in = _dense(arch, arch.width, inner, rngs)
         self.mlp_out = _dense(arch, inner, arch.width, rngs)
         self.mlp_norm = _norm(arch, rngs)
-        self.attn_dropout = nnx.Dropout(arch.attention_dropout)
-        self.dropout = nnx.Dropout(arch.dropout)
+        self.dropout, self.attention_dropout = arch.dropout, arch.attention_dropout
 
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        mask: Bool[Array, "B 1 1 T"],
-        tape: Tape,
-        name: str,
-        *,
-        train: bool,
-        rngs: nnx.Rngs | None,
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 1 T"], tape: Tape, name: str
     ) -> Float[Array, "B T D"]:
         heads = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
-        y = attend(
-            query,
-            key,
-            value,
-            mask,
-            tape,
-            f"{name}/attn_probs",
-            self.attn_dropout,
-            train=train,
-            rngs=rngs,
-        )
+        probs = f"{name}/attn_probs"
+        y = attend(query, key, value, mask, tape, probs, dropout=self.attention_dropout)
         y = tape(f"{name}/head_out", y)
         y = tape(f"{name}/attn_out", self.attn_out(y.reshape(x.shape)))
-        x = self.attn_norm(x + self.dropout(y, deterministic=not train, rngs=rngs))
+        x = self.attn_norm(x + tape.drop(y, self.dropout))
         y = jax.nn.gelu(self.mlp_in(x), approximate=False)
         y = tape(f"{name}/mlp_out", self.mlp_out(y))
-        x = self.mlp_norm(x + self.dropout(y, deterministic=not train, rngs=rngs))
+        x = self.mlp_norm(x + tape.drop(y, self.dropout))
         return tape(f"{name}/out", x)
 
 
@@ -210,23 +212,19 @@ class Encoder(nnx.Module):
     """Embeddings, blocks block00, block01, ..., pooler on the first token, head."""
 
     def __init__(self, arch: Bert, num_classes: int, rngs: nnx.Rngs):
-        self.depth = arch.depth
+        self.depth, self.dropout, self.remat = arch.depth, arch.dropout, arch.remat
         self.embed = Embeddings(arch, rngs)
         for i in range(arch.depth):
             setattr(self, f"block{i:02}", Block(arch, rngs))
         self.pooler = _dense(arch, arch.width, arch.width, rngs)
-        self.dropout = nnx.Dropout(arch.dropout)
         self.head = Dense(arch.width, num_classes, kernel_init=INIT, rngs=rngs)
 
-    def __call__(
-        self, inputs: Mapping[str, Array], tape: Tape, *, train: bool, rngs: nnx.Rngs | None
-    ) -> Outputs:
+    def __call__(self, inputs: Mapping[str, Array], tape: Tape) -> Outputs:
         mask = (inputs["mask"] != 0)[:, None, None, :]
-        x = self.embed(inputs, tape, train=train, rngs=rngs)
+        x = self.embed(inputs, tape)
         for i in range(self.depth):
             name = f"block{i:02}"
-            x = getattr(self, name)(x, mask, tape, name, train=train, rngs=rngs)
+            x = call_block(getattr(self, name), tape, name, x, mask, remat=self.remat)
         pooled = jnp.tanh(self.pooler(x[:, 0]).astype(jnp.float32))
         features = tape("features", pooled)
-        dropped = self.dropout(features, deterministic=not train, rngs=rngs)
-        return Outputs(logits=self.head(dropped), features=features)
+        return Outputs(logits=self.head(tape.drop(features, self.dropout)), features=features)

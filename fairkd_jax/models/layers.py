@@ -37,26 +37,30 @@ def attend(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B S N H"],
     value: Float[Array, "B S N H"],
-    mask: Bool[Array, "B 1 #T S"],
+    mask: Bool[Array, "#B 1 #T S"] | None,
     tape: Tape,
     name: str,
-    dropout: nnx.Dropout,
     *,
-    train: bool,
-    rngs: nnx.Rngs | None,
+    dropout: float = 0.0,
+    bias: Float[Array, "1 N T S"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """`softmax(query key^T / sqrt(H)) value` over the keys S where `mask` is true.
+    """`softmax(scale query key^T + bias) value` over the keys S where `mask` is true.
 
-    Fused, unless probabilities are needed: the tape wants `name` ([B, N, T, S] float32), or they
-    are dropped out in training. Both ways give the same; masked keys have probability 0.
+    `scale` is 1 / sqrt(H) unless given. Fused, unless probabilities are needed: the tape wants
+    `name` ([B, N, T, S] float32), or they are dropped out in training. Both ways give the same;
+    masked keys have probability 0.
     """
-    if not (tape.wants(name) or (train and dropout.rate > 0)):
-        return jax.nn.dot_product_attention(query, key, value, mask=mask)
+    if not (tape.wants(name) or tape.drops(dropout)):
+        return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, scale=scale)
     scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask, scores * query.shape[-1] ** -0.5, jnp.finfo(jnp.float32).min)
+    scores *= query.shape[-1] ** -0.5 if scale is None else scale
+    if bias is not None:
+        scores += bias
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     probs = tape(name, jax.nn.softmax(scores))
-    probs = dropout(probs.astype(value.dtype), deterministic=not train, rngs=rngs)
-    return jnp.einsum("BNTS,BSNH->BTNH", probs, value)
+    return jnp.einsum("BNTS,BSNH->BTNH", tape.drop(probs, dropout).astype(value.dtype), value)
 
 
 def convolve(
@@ -108,10 +112,10 @@ class BatchNorm(nnx.Module):
         self.mean, self.var = nnx.BatchStat(jnp.zeros(width)), nnx.BatchStat(jnp.ones(width))
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "... K"], train: bool) -> Float[Array, "... K"]:
+    def __call__(self, x: Float[Array, "... K"], tape: Tape) -> Float[Array, "... K"]:
         x = x.astype(jnp.float32)
         mean, var = self.mean[...], self.var[...]
-        if train:
+        if tape.train:
             axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
             batch_mean, batch_var = jnp.mean(x, axes), jnp.var(x, axes)
             unbiased = batch_var * (count / max(count - 1, 1))

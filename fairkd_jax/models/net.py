@@ -7,11 +7,12 @@ under any JAX transformation. A Net hashes by value: equal architectures share c
 import abc
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from fairkd_jax import registry
@@ -25,15 +26,20 @@ class Architecture(abc.ABC):
     """The contract of a file in `models/`: a frozen dataclass of sizes that makes an NNX module.
 
     The module holds `Param` and `BatchStat` and nothing else, has no mode switches, and is called
-    as `module(inputs, tape, train=..., rngs=...) -> Outputs` with `inputs` the arrays of its view.
+    as `module(inputs, tape) -> Outputs` with `inputs` the arrays of its view; `tape` says whether
+    the pass is one of training, and draws its random numbers.
     """
 
     view: ClassVar[str]  # the view it reads unless the config names another: "wordpiece", "image"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # name -> field values
 
     # How the family is published, for those that are: read by `pretrained.py`.
-    model_type: ClassVar[str] = ""  # what config.json calls it
-    ignored_keys: ClassVar[str] = ""  # regular expression of keys that hold no weight of ours
+    model_types: ClassVar[tuple[str, ...]] = ()  # what config.json calls it
+
+    @property
+    def ignored_keys(self) -> str:
+        """Regular expression of published keys that hold no weight of this net."""
+        return ""
 
     @abc.abstractmethod
     def fit(self, facts: Mapping[str, Any]) -> "Architecture":
@@ -47,25 +53,46 @@ class Architecture(abc.ABC):
         """The network, with fresh parameters."""
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "Architecture":
+    def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "Architecture":
         """The architecture that a published config.json describes.
 
-        Raises ValueError for a variant that the family does not have.
+        `keys` are those of the weights beside it, where they are known: some files say more than
+        their config. Raises ValueError for a variant that the family does not have.
         """
         raise NotImplementedError(f"{cls.__name__} has no published form")
 
+    def to_config(self) -> dict[str, Any]:
+        """The config.json of the first published dialect; `from_config` reads it back."""
+        raise NotImplementedError(f"{type(self).__name__} has no published form")
+
     def published_names(self) -> tuple[dict[str, str], ...]:
-        """The key table, a dict for each published dialect: our module path -> their name."""
+        """The key table, a dict for each published dialect, the one to export in first.
+
+        It maps the path of a module, whose variables then have their usual names (`kernel` is
+        `weight`), or of a single variable that stands alone: {"embed/cls": "vit.cls_token"}.
+        """
         return ()
+
+    def adapt(self, path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+        """A published variable of another shape made to fit `shape`; None: it cannot be.
+
+        Position embeddings may be interpolated, for example. `path` is ours, without collection.
+        """
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """An architecture with a head of `num_classes`, reading the batch view `view`."""
+    """An architecture with a head of `num_classes`, reading the batch view `view`.
+
+    `identity` is that of the view's encoding (a tokenizer), "" where it is not known: inputs that
+    another encoding made are refused.
+    """
 
     architecture: Architecture
     num_classes: int
     view: str
+    identity: str = ""
 
     def init(self, key: Array) -> dict[str, Any]:
         """`{"params": nested dict, "stats": nested dict}`, fresh from a JAX key."""
@@ -86,15 +113,21 @@ class Net:
 
         `train` switches dropout (which needs `key`) and batch statistics; `save` is a regular
         expression over tap names, `edits` replaces intermediates (see `tape.py`).
-        Raises UnknownName for a view, tap or edit that is not there.
+        Raises UnknownName for a view, tap or edit that is not there, ValueError for inputs of
+        another encoding.
         """
         if self.view not in batch["views"]:
             raise UnknownName(self.view, "view of the batch", batch["views"])
+        given = getattr(batch["views"][self.view], "identity", "")
+        if self.identity and given and given != self.identity:
+            raise ValueError(
+                f"view {self.view!r} was encoded by {given}, but the net reads what "
+                f"{self.identity} encodes: to it the same numbers mean other words or pixels"
+            )
         module = nnx.merge(_graph(self), variables["params"], variables["stats"])
-        tape = Tape(save, dict(edits or {}))
-        rngs = nnx.Rngs(key) if key is not None else None
+        tape = Tape(save, dict(edits or {}), train=train, key=key)
         inputs = jax.tree.map(jnp.asarray, batch["views"][self.view])  # numpy outside of jit
-        outputs = module(inputs, tape, train=train, rngs=rngs)
+        outputs = module(inputs, tape)
         stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
         return (
             Outputs(
@@ -133,6 +166,28 @@ def _graph(net: Net):
     return _split(shapes)[0]
 
 
+def call_block(module: nnx.Module, tape: Tape, name: str, *inputs: Any, remat: bool) -> Array:
+    """`module(*inputs, tape, name)`; with `remat`, its inside is computed anew for the gradient.
+
+    So a deep net keeps one array a block in training instead of all it computed (arXiv 1604.06174).
+    """
+    if not (remat and tape.train):
+        return module(*inputs, tape, name)
+    graph, params, stats = _split(module)
+    part = tape.fork()
+
+    @jax.checkpoint
+    def run(params: Any, stats: Any, *inputs: Any) -> tuple:
+        inner = nnx.merge(graph, params, stats)
+        y = inner(*inputs, part, name)
+        return y, part.saved, nnx.state(inner, nnx.BatchStat)
+
+    y, saved, stats = run(params, stats, *inputs)
+    nnx.update(module, stats)
+    tape.join(part, saved)
+    return y
+
+
 def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]) -> Net:
     """The net that `{"name": "bert", "preset": "tiny", "view": ..., option: value}` describes.
 
@@ -149,4 +204,5 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
         options = dict(family.presets[preset]) | options
     if view not in facts:
         raise UnknownName(view, f"view for model {options['name']!r}:", facts)
-    return Net(registry.build("models", options).fit(facts[view]), num_classes, view)
+    architecture = registry.build("models", options).fit(facts[view])
+    return Net(architecture, num_classes, view, facts[view].get("identity", ""))

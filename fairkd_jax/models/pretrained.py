@@ -100,7 +100,7 @@ def architecture_from_config(path: str | Path) -> Architecture:
     file = _file(path, "config.json")
     config = json.loads(file.read_text())
     families = [registry.plugin("models", n) for n in registry.available("models")]
-    types = {f.model_type: f for f in families if f.model_type}
+    types = {name: f for f in families for name in f.model_types}
     model_type = str(config.get("model_type"))
     if model_type not in types:
         raise UnknownName(model_type, f"model_type in {file}:", types)
@@ -118,8 +118,12 @@ def _key_table(net: Net, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]
     """Our path of each variable -> the keys that it may have in a file."""
     table = {}
     for path in _leaves(net.variable_shapes()):
-        module, variable = path.split("/", 1)[1].rsplit("/", 1)
-        table[path] = tuple(f"{names[module]}.{v}" for v in VARIABLES[variable])
+        alone = path.split("/", 1)[1]
+        module, variable = alone.rsplit("/", 1)
+        usual = VARIABLES.get(variable, ())
+        table[path] = (
+            (names[alone],) if alone in names else tuple(f"{names[module]}.{v}" for v in usual)
+        )
     return table
 
 

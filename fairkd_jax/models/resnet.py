@@ -6,7 +6,7 @@ pixel, and zeros for the channels that are not there.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fairkd_jax.models.layers import BatchNorm, Conv, Dense, check_dtype
-from fairkd_jax.models.net import Architecture
+from fairkd_jax.models.net import Architecture, call_block
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
@@ -59,8 +59,7 @@ class ResNet(Architecture):
         "101": _imagenet((3, 4, 23, 3), "bottleneck"),
         "152": _imagenet((3, 8, 36, 3), "bottleneck"),
     }
-    model_type: ClassVar[str] = "resnet"
-    ignored_keys: ClassVar[str] = r".*\.num_batches_tracked"
+    model_types: ClassVar[tuple[str, ...]] = ("resnet",)
 
     depths: tuple[int, ...] = (
         2,
@@ -75,6 +74,7 @@ class ResNet(Architecture):
     shortcut: str = "projection"  # projection: 1x1 convolution | padding: no parameters
     channels: int | None = None  # of the image
     dtype: str = "float32"  # of products: float32 | bfloat16
+    remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
 
     def __post_init__(self):
         check_dtype(self.dtype, "resnet")
@@ -113,7 +113,7 @@ class ResNet(Architecture):
         return Network(self, num_classes, rngs)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "ResNet":
+    def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "ResNet":
         for key, known in (
             ("hidden_act", "relu"),
             ("downsample_in_first_stage", False),
@@ -128,6 +128,10 @@ class ResNet(Architecture):
             stem_width=config["embedding_size"],
             channels=config["num_channels"],
         )
+
+    @property
+    def ignored_keys(self) -> str:
+        return r".*\.num_batches_tracked"
 
     def published_names(self) -> tuple[dict[str, str], ...]:
         hugging_face = {
@@ -164,8 +168,8 @@ class ConvNorm(nnx.Module):
         self.conv = Conv(inputs, outputs, size, stride, dtype, rngs)
         self.norm = BatchNorm(outputs, dtype)
 
-    def __call__(self, x: Float[Array, "B Y X K"], train: bool) -> Float[Array, "B V U F"]:
-        return self.norm(self.conv(x), train)
+    def __call__(self, x: Float[Array, "B Y X K"], tape: Tape) -> Float[Array, "B V U F"]:
+        return self.norm(self.conv(x), tape)
 
 
 class Block(nnx.Module):
@@ -181,16 +185,18 @@ class Block(nnx.Module):
             setattr(self, f"conv{j}", ConvNorm(inputs, width, size, step, arch.dtype, rngs))
             inputs = width
 
-    def __call__(self, x: Float[Array, "B Y X K"], train: bool) -> Float[Array, "B V U F"]:
+    def __call__(
+        self, x: Float[Array, "B Y X K"], tape: Tape, name: str
+    ) -> Float[Array, "B V U F"]:
         y = x
         for j in range(1, self.last):
-            y = jax.nn.relu(getattr(self, f"conv{j}")(y, train))
-        y = getattr(self, f"conv{self.last}")(y, train)
-        return jax.nn.relu(y + self._shortcut(x, train))
+            y = jax.nn.relu(getattr(self, f"conv{j}")(y, tape))
+        y = getattr(self, f"conv{self.last}")(y, tape)
+        return tape(f"{name}/out", jax.nn.relu(y + self._shortcut(x, tape)))
 
-    def _shortcut(self, x: Float[Array, "B Y X K"], train: bool) -> Float[Array, "B V U F"]:
+    def _shortcut(self, x: Float[Array, "B Y X K"], tape: Tape) -> Float[Array, "B V U F"]:
         if hasattr(self, "projection"):
-            return self.projection(x, train)
+            return self.projection(x, tape)
         x = x[:, :: self.stride, :: self.stride]
         return jnp.pad(x, ((0, 0),) * 3 + ((self.growth // 2,) * 2,))
 
@@ -201,16 +207,17 @@ class Stage(nnx.Module):
     def __init__(self, arch: ResNet, index: int, rngs: nnx.Rngs):
         inputs, width = (arch.stem_width, *arch.widths)[index : index + 2]
         stride = 1 if index == 0 else 2
-        self.depth = arch.depths[index]
+        self.depth, self.remat = arch.depths[index], arch.remat
         for i in range(1, self.depth + 1):
             setattr(self, f"block{i}", Block(arch, inputs, width, stride, rngs))
             inputs, stride = width, 1
 
     def __call__(
-        self, x: Float[Array, "B Y X K"], tape: Tape, name: str, train: bool
+        self, x: Float[Array, "B Y X K"], tape: Tape, name: str
     ) -> Float[Array, "B V U F"]:
         for i in range(1, self.depth + 1):
-            x = tape(f"{name}/block{i}/out", getattr(self, f"block{i}")(x, train))
+            block = getattr(self, f"block{i}")
+            x = call_block(block, tape, f"{name}/block{i}", x, remat=self.remat)
         return x
 
 
@@ -226,15 +233,13 @@ class Network(nnx.Module):
         init = nnx.initializers.normal(0.01)  # arXiv 1706.02677, section 5.1
         self.head = Dense(arch.widths[-1], num_classes, kernel_init=init, rngs=rngs)
 
-    def __call__(
-        self, inputs: Mapping[str, Array], tape: Tape, *, train: bool, rngs: nnx.Rngs | None
-    ) -> Outputs:
+    def __call__(self, inputs: Mapping[str, Array], tape: Tape) -> Outputs:
         x = tape("input", inputs["pixels"])
-        x = jax.nn.relu(self.stem(x, train))
+        x = jax.nn.relu(self.stem(x, tape))
         if self.pooled:
             x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         x = tape("stem", x)
         for s in range(1, self.depth + 1):
-            x = getattr(self, f"stage{s}")(x, tape, f"stage{s}", train)
+            x = getattr(self, f"stage{s}")(x, tape, f"stage{s}")
         x = tape("features", jnp.mean(x.astype(jnp.float32), axis=(1, 2)))
         return Outputs(logits=self.head(x), features=x)

@@ -1,12 +1,12 @@
-"""The tape: each intermediate of a network passes once, by name, and may be saved or replaced.
+"""The tape of one forward pass: what passes by name may be saved or replaced; what drops out.
 
-One vocabulary for all families:
+Each intermediate of a network passes once. One vocabulary for all families:
     input                       first continuous representation: pixels, or the sum of embeddings
     embed                       what enters the first block
     block07/attn_probs          [B, N, T, T], computed only if asked for
     block07/head_out            [B, T, N, H], before the output projection
     block07/attn_out  block07/mlp_out  block07/out
-    enc/block07/...  dec/block07/...  dec/block07/cross_probs        (T5)
+    enc/embed  enc/block07/...  enc/out  dec/block07/cross_probs ...  (T5: two stacks)
     stem  stage2/block1/out                                          (ResNet)
     features                    what the head reads
 """
@@ -45,17 +45,26 @@ class Mix:
 
 
 class Tape:
-    """Lives for one forward pass: `x = tape("block07/out", x)`.
+    """Lives for one forward pass: `x = tape("block07/out", x)`, `x = tape.drop(x, 0.1)`.
 
     `save` is a regular expression over whole names ("" saves nothing); `edits` maps names to
-    callables. `finish` raises UnknownName for an edit, or a `save`, that met no intermediate.
+    callables. `train` says whether the pass is one of training; what it draws comes from `key`.
+    `finish` raises UnknownName for an edit, or a `save`, that met no intermediate.
     """
 
-    def __init__(self, save: str = "", edits: dict | None = None):
-        self.save, self.edits = save, dict(edits or {})
+    def __init__(
+        self,
+        save: str = "",
+        edits: dict | None = None,
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ):
+        self.save, self.edits, self.train, self.key = save, dict(edits or {}), train, key
         self.saved: dict[str, jax.Array] = {}
         self.names: list[str] = []
         self.offered: set[str] = set()
+        self.draws = 0
 
     def wants(self, name: str) -> bool:
         """Whether `name` will be saved or edited: attention computes probabilities only then."""
@@ -71,6 +80,41 @@ class Tape:
         if self.save and re.fullmatch(self.save, name):
             self.saved[name] = x
         return x
+
+    def drops(self, rate: float) -> bool:
+        """Whether `drop` with this rate does anything."""
+        return self.train and rate > 0
+
+    def drop(self, x: jax.Array, rate: float) -> jax.Array:
+        """Dropout (arXiv 1207.0580): in training, zeros with probability `rate`, the rest scaled.
+
+        The rate is rounded to a multiple of 2^-16, so that one 32-bit draw serves two numbers: the
+        draws are the better part of its cost. Raises ValueError in training without a key.
+        """
+        if not self.drops(rate):
+            return x
+        if self.key is None:
+            raise ValueError("training with dropout draws random numbers: apply(..., key=...)")
+        self.draws += 1
+        key, (*lead, last) = jax.random.fold_in(self.key, self.draws), x.shape
+        words = jax.random.bits(key, (*lead, -(-last // 2)), jnp.uint32)
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*lead, -1)[..., :last]
+        dropped = round(rate * 2**16)
+        kept = halves.astype(jnp.uint32) >= dropped
+        return jnp.where(kept, x * (2**16 / max(2**16 - dropped, 1)), 0).astype(x.dtype)
+
+    def fork(self) -> "Tape":
+        """A tape for a part of the pass that is traced by itself; `join` takes up what it heard."""
+        part = Tape(self.save, self.edits, train=self.train, key=self.key)
+        part.draws = self.draws
+        return part
+
+    def join(self, part: "Tape", saved: dict[str, jax.Array]) -> None:
+        """Adds what `part` heard; `saved` are its intermediates as this trace sees them."""
+        self.names += part.names
+        self.offered |= part.offered
+        self.saved |= saved
+        self.draws = part.draws
 
     def finish(self) -> dict[str, jax.Array]:
         """The saved intermediates."""

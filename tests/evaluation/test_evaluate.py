@@ -28,8 +28,8 @@ class Linear(nnx.Module):
     def __init__(self, num_classes: int, rngs: nnx.Rngs):
         self.head = nnx.Linear(WIDTH, num_classes, rngs=rngs)
 
-    def __call__(self, inputs, tape, *, train, rngs):
-        TRACES.append(train)
+    def __call__(self, inputs, tape):
+        TRACES.append(tape.train)
         x = tape("features", inputs["x"])
         return Outputs(logits=self.head(x), features=x)
 

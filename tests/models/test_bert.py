@@ -110,7 +110,7 @@ def test_sizes_that_do_not_go_with_the_data():
 
 def test_training_needs_a_key(small):
     net, variables = small
-    with pytest.raises(ValueError, match="rngs"):
+    with pytest.raises(ValueError, match="key="):
         net.apply(variables, make_batch((5,), 5), train=True)
     plain = bert(width=8, dropout=0.0, attention_dropout=0.0)
     variables = jax.jit(plain.init)(jax.random.key(0))

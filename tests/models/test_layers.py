@@ -13,16 +13,17 @@ from fairkd_jax.registry import UnknownName
 pytestmark = pytest.mark.quick
 
 
-def test_fused_attention_equals_explicit_attention():
+@pytest.mark.parametrize("biased", [False, True])
+def test_fused_attention_equals_explicit_attention(biased):
+    bias = jax.random.normal(jax.random.key(5), (1, 2, 5, 5)) if biased else None
+    scale = 1.0 if biased else None
     keys = jax.random.split(jax.random.key(0), 4)
     query, key, value = (jax.random.normal(k, (3, 5, 2, 4)) for k in keys[:3])
     mask = jnp.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)[:, None, None]
     target = jax.random.normal(keys[3], query.shape)
 
     def run(query, key, value, tape):
-        out = attend(
-            query, key, value, mask, tape, "probs", nnx.Dropout(0.5), train=False, rngs=None
-        )
+        out = attend(query, key, value, mask, tape, "probs", dropout=0.5, bias=bias, scale=scale)
         return jnp.vdot(out, target), out
 
     grad = jax.value_and_grad(run, (0, 1, 2), has_aux=True)
@@ -42,23 +43,41 @@ def test_fused_attention_equals_explicit_attention():
 def test_probabilities_are_dropped_out_in_training_only():
     x = jnp.ones((1, 4, 1, 2))
     mask = jnp.ones((1, 1, 1, 4), bool)
-    dropout = nnx.Dropout(0.5)
-    rngs = nnx.Rngs(jax.random.key(0))
-    evaluated = attend(x, x, x, mask, Tape(), "probs", dropout, train=False, rngs=None)
+    evaluated = attend(x, x, x, mask, Tape(), "probs", dropout=0.5)
     np.testing.assert_allclose(evaluated, 1.0, rtol=1e-6)
-    trained = attend(x, x, x, mask, Tape(), "probs", dropout, train=True, rngs=rngs)
+    tape = Tape(train=True, key=jax.random.key(0))
+    trained = attend(x, x, x, mask, tape, "probs", dropout=0.5)
     # each of 4 keys weighs 0.25 and is kept, doubled, or dropped: multiples of a half
     np.testing.assert_allclose(trained * 2, np.round(trained * 2), atol=1e-6)
     assert float(jnp.abs(trained - 1.0).max()) > 0
-    with pytest.raises(ValueError, match="rngs"):
-        attend(x, x, x, mask, Tape(), "probs", dropout, train=True, rngs=None)
+    with pytest.raises(ValueError, match="key="):
+        attend(x, x, x, mask, Tape(train=True), "probs", dropout=0.5)
+
+
+@pytest.mark.parametrize("rate, shape", [(0.1, (64, 33, 31)), (0.5, (40001,)), (1.0, (5, 3))])
+def test_dropout_keeps_the_mean_and_drops_at_its_rate(rate, shape):
+    tape = Tape(train=True, key=jax.random.key(1))
+    first, second = (np.asarray(tape.drop(jnp.ones(shape), rate)) for _ in range(2))
+    error = 4 * (rate * (1 - rate) / first.size) ** 0.5  # standard deviations of a share
+    assert abs((first == 0).mean() - rate) <= error
+    assert abs((second == 0).mean() - rate) <= error
+    both = ((first == 0) & (second == 0)).mean()  # draws of two calls are independent
+    assert abs(both - rate**2) <= error
+    neighbours = first.reshape(-1)[:-1][first.reshape(-1)[1:] == 0] == 0  # and of one word
+    assert abs(neighbours.mean() - rate) <= 4 * (rate * (1 - rate) / neighbours.size) ** 0.5
+    if rate < 1:
+        np.testing.assert_allclose(first[first > 0], 1 / (1 - rate), rtol=2e-5)
+    again = Tape(train=True, key=jax.random.key(1)).drop(jnp.ones(shape), rate)
+    np.testing.assert_array_equal(first, again)
+    x = jnp.ones(shape)
+    assert Tape(key=jax.random.key(1)).drop(x, rate) is x
 
 
 def test_probabilities_may_be_edited():
     x = jax.random.normal(jax.random.key(0), (1, 3, 1, 2))
     mask = jnp.ones((1, 1, 1, 3), bool)
     tape = Tape(edits={"probs": Edit(jnp.full((3, 3), 1 / 3))})
-    out = attend(x, x, x, mask, tape, "probs", nnx.Dropout(0.0), train=False, rngs=None)
+    out = attend(x, x, x, mask, tape, "probs")
     np.testing.assert_allclose(out, jnp.broadcast_to(x.mean(1, keepdims=True), x.shape), rtol=1e-5)
 
 
@@ -96,13 +115,13 @@ def test_batch_norm_statistics():
     norm = BatchNorm(2, "float32")
     x = np.random.default_rng(0).normal(3.0, 2.0, (5, 2, 3, 2)).astype(np.float32)
     flat = x.reshape(-1, 2)
-    y = np.asarray(norm(jnp.asarray(x), True)).reshape(-1, 2)
+    y = np.asarray(norm(jnp.asarray(x), Tape(train=True))).reshape(-1, 2)
     want = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5)
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(norm.mean[...], 0.1 * flat.mean(0), rtol=1e-5)
     np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5)
     before = np.asarray(norm.mean[...])
-    y = norm(jnp.asarray(x), False)
+    y = norm(jnp.asarray(x), Tape())
     want = (x - before) / np.sqrt(np.asarray(norm.var[...]) + 1e-5)
     np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(norm.mean[...], before)

@@ -15,7 +15,9 @@ from fairkd_jax.losses import cross_entropy
 from fairkd_jax.models import pretrained
 from fairkd_jax.models.net import Net, make_net
 
-FAMILIES = {registry.plugin("models", n).model_type for n in registry.available("models")}
+FAMILIES = {
+    t for n in registry.available("models") for t in registry.plugin("models", n).model_types
+}
 FILES = sorted((ORACLES / "models").glob("*.json")) if ORACLES else []
 TYPES = {
     f.name.removesuffix(".config.json"): json.loads(f.read_text())["model_type"]

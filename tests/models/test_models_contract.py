@@ -1,5 +1,6 @@
 """What holds for every family in models/, and what a Net does whatever its family."""
 
+import functools
 import re
 
 import jax
@@ -188,12 +189,38 @@ def test_bfloat16_computes_float32_logits_close_to_float32(case):
         tiny(name, dtype="float16")
 
 
+def test_remat_changes_nothing(case):
+    net, variables, batch = case
+    name = type(net.architecture).__module__.rsplit(".", 1)[1]
+    remat = tiny(name, remat=True)
+
+    def loss(params, net):
+        outputs, stats = net.apply(
+            {"params": params, "stats": variables["stats"]},
+            batch,
+            train=True,
+            key=jax.random.key(1),
+            save=".*/out",
+            edits={"features": Mix(jnp.arange(B)[::-1], jnp.full(B, 0.7))},
+        )
+        return jnp.sum(outputs.logits**2), (outputs, stats)
+
+    grad = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    (_, (want, want_stats)), want_grads = grad(variables["params"], net)
+    (_, (got, got_stats)), got_grads = grad(variables["params"], remat)
+    assert list(got.taps) == list(want.taps)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, (got, got_stats, got_grads), (want, want_stats, want_grads))
+    jaxpr = str(jax.make_jaxpr(grad, static_argnums=1)(variables["params"], remat))
+    assert "checkpoint" in jaxpr or "remat" in jaxpr
+
+
 class _Counts(nnx.Module):
     def __init__(self, rngs):
         self.head = nnx.Linear(2, 2, rngs=rngs)
         self.dropout = nnx.Dropout(0.1, rngs=rngs)  # hides a key and a counter
 
-    def __call__(self, inputs, tape, *, train, rngs):
+    def __call__(self, inputs, tape):
         x = self.head(inputs["pixels"])
         return Outputs(logits=x, features=x)
 

@@ -31,7 +31,7 @@ class Reader(nnx.Module):
         self.block01 = nnx.Linear(width, width, rngs=rngs)
         self.head = nnx.Linear(width, CLASSES, rngs=rngs)
 
-    def __call__(self, inputs, tape, *, train, rngs):
+    def __call__(self, inputs, tape):
         TRACES.append(train)
         x = tape("embed", self.words(inputs["tokens"]))
         x = tape("block00/out", jnp.tanh(self.block00(x)))
