@@ -189,6 +189,31 @@ def test_bfloat16_computes_float32_logits_close_to_float32(case):
         tiny(name, dtype="float16")
 
 
+def test_asking_for_everything_changes_nothing(case):
+    """Attention is explicit where its probabilities are asked for, and fused elsewhere."""
+    net, variables, batch = case
+    fused, _ = net.apply(variables, batch, train=False, save=".*/out")
+    explicit, _ = net.apply(variables, batch, train=False, save=".*")
+    np.testing.assert_allclose(fused.logits, explicit.logits, rtol=1e-5, atol=1e-6)
+    for name, tap in fused.taps.items():
+        np.testing.assert_allclose(tap, explicit.taps[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_padding_changes_nothing(case):
+    net, variables, batch = case
+    want, _ = net.apply(variables, batch, train=False)
+    arrays = dict(batch["views"][net.view])
+    if "mask" in arrays:  # more tokens: whatever they are, they are masked
+        longer = {k: jnp.pad(v, ((0, 0), (0, 3))) for k, v in arrays.items()}
+        longer["tokens"] = longer["tokens"].at[:, -1].set(7)
+        got, _ = net.apply(variables, {"views": {net.view: longer}}, train=False)
+        np.testing.assert_allclose(got.logits, want.logits, rtol=1e-5, atol=1e-6)
+    more = {k: jnp.concatenate([v, jnp.zeros_like(v[:2])]) for k, v in arrays.items()}
+    got, _ = net.apply(variables, {"views": {net.view: more}}, train=False)  # and two empty rows
+    np.testing.assert_allclose(got.logits[:B], want.logits, rtol=1e-5, atol=1e-6)
+    assert np.isfinite(got.logits).all()
+
+
 def test_remat_changes_nothing(case):
     net, variables, batch = case
     name = type(net.architecture).__module__.rsplit(".", 1)[1]

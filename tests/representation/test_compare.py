@@ -32,7 +32,7 @@ class Reader(nnx.Module):
         self.head = nnx.Linear(width, CLASSES, rngs=rngs)
 
     def __call__(self, inputs, tape):
-        TRACES.append(train)
+        TRACES.append(tape.train)
         x = tape("embed", self.words(inputs["tokens"]))
         x = tape("block00/out", jnp.tanh(self.block00(x)))
         x = tape("block01/out", jnp.tanh(self.block01(x)))
