@@ -10,7 +10,7 @@ from conftest import ROOT
 from fairkd_jax import registry
 
 ORDER = [
-    {"types", "registry"},
+    {"types", "registry", "hub"},
     {"config", "sharding", "losses"},
     {"data"},
     {"models"},

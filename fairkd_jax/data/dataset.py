@@ -6,6 +6,7 @@ A split is a table in memory: `columns` hold label, attribute, id and the raw in
 
 import abc
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -104,6 +105,13 @@ class View(abc.ABC):
     def fit(self, train: Split) -> "Encoder":
         """What this view learns from the training split (a vocabulary; nothing for images)."""
 
+    def identity_of(self, folder: pathlib.Path) -> str | None:
+        """The identity of the inputs that the weights in a folder of published files were made for.
+
+        To be compared with that of the fitted view. None: the folder does not say.
+        """
+        return None
+
 
 class Encoder(abc.ABC):
     """A fitted view. `facts` tells nets what only the data know, with an "identity" to compare."""
@@ -113,6 +121,13 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays [n, ...] for the rows given; a pure function, row by row."""
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes what others need to encode inputs as this does, beside exported weights.
+
+        Nothing, unless the view has published files of its own.
+        """
+        return None
 
 
 def column(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:

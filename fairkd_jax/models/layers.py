@@ -4,6 +4,9 @@ Parameters are float32; `dtype` is what products are computed in, "float32" or "
 Statistics of a normalisation, softmax and logits are float32 whatever it is.
 """
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -47,20 +50,27 @@ def attend(
 ) -> Float[Array, "B T N H"]:
     """`softmax(scale query key^T + bias) value` over the keys S where `mask` is true.
 
-    `scale` is 1 / sqrt(H) unless given. Fused, unless probabilities are needed: the tape wants
-    `name` ([B, N, T, S] float32), or they are dropped out in training. Both ways give the same;
-    masked keys have probability 0.
+    `scale` is 1 / sqrt(H) unless given. Fused by XLA's library call, unless probabilities are
+    needed (the tape wants `name`, [B, N, T, S] float32, or they are dropped out in training) or on
+    CPU, where products of [T, H] matrices are faster. All ways give the same; masked keys have
+    probability 0.
     """
-    if not (tape.wants(name) or tape.drops(dropout)):
+    if not (tape.wants(name) or tape.drops(dropout) or _on_cpu()):
         return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, scale=scale)
-    scores = jnp.einsum("BTNH,BSNH->BNTS", query, key, preferred_element_type=jnp.float32)
-    scores *= query.shape[-1] ** -0.5 if scale is None else scale
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    query, keys = (query * scale).transpose(0, 2, 1, 3), key.transpose(0, 2, 3, 1)
+    scores = jnp.matmul(query, keys, preferred_element_type=jnp.float32)
     if bias is not None:
         scores += bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    probs = tape(name, jax.nn.softmax(scores))
-    return jnp.einsum("BNTS,BSNH->BTNH", tape.drop(probs, dropout).astype(value.dtype), value)
+    probs = tape.drop(tape(name, jax.nn.softmax(scores)), dropout).astype(value.dtype)
+    return jnp.matmul(probs, value.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+
+def _on_cpu() -> bool:
+    """Whether XLA compiles for a CPU, where some of its operations are far slower than others."""
+    return jax.default_backend() == "cpu"
 
 
 def convolve(
@@ -76,7 +86,7 @@ def convolve(
     rows = x.shape[1] + sum(pad[0]) - height + 1  # before the stride
     columns = x.shape[2] + sum(pad[1]) - width + 1
     larger = height > -(-rows // stride) or width > -(-columns // stride)
-    if not ((larger or height * width == 1) and jax.default_backend() == "cpu"):
+    if not ((larger or height * width == 1) and _on_cpu()):
         dims = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, pad, dimension_numbers=dims)
     x = jnp.pad(x, ((0, 0), *pad, (0, 0)))
@@ -85,6 +95,26 @@ def convolve(
     patches = jnp.concatenate(patches, axis=-1)
     flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, features)
     return flat.reshape(*patches.shape[:-1], features)
+
+
+def max_pool(x: Float[Array, "B Y X K"], size: int, stride: int) -> Float[Array, "B V U K"]:
+    """The largest of each window, padded by `(size - 1) // 2` on every side.
+
+    On CPU it is taken along rows and then along columns: the gradient of XLA's own operation takes
+    ten times longer there. Where several are largest this way shares the gradient among them.
+    """
+    pad = ((size - 1) // 2,) * 2
+    if not _on_cpu():
+        return nnx.max_pool(x, (size, size), (stride, stride), (pad, pad))
+    for axis in (1, 2):
+        length = x.shape[axis] + sum(pad) - size + 1
+        widths = [pad if a == axis else (0, 0) for a in range(x.ndim)]
+        padded = jnp.pad(x, widths, constant_values=-jnp.inf)
+        shifts = [
+            jax.lax.slice_in_dim(padded, i, i + length, stride, axis=axis) for i in range(size)
+        ]
+        x = functools.reduce(jnp.maximum, shifts)
+    return x
 
 
 class Conv(nnx.Module):
@@ -125,3 +155,35 @@ class BatchNorm(nnx.Module):
         scale = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
         shift = self.bias[...] - mean * scale  # one product and one sum for each pixel
         return (x * scale + shift).astype(self.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation (arXiv 1803.08494): each example by itself, so there are no statistics.
+
+    32 groups of channels, as in the paper, or the most that divide both 32 and the width.
+    """
+
+    def __init__(self, width: int, dtype: str):
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
+        self.groups, self.dtype = math.gcd(32, width), dtype
+
+    def __call__(self, x: Float[Array, "B *M K"], tape: Tape) -> Float[Array, "B *M K"]:
+        del tape  # the same in training
+        grouped = x.astype(jnp.float32).reshape(len(x), -1, self.groups, x.shape[-1] // self.groups)
+        mean = jnp.mean(grouped, axis=(1, 3), keepdims=True)
+        var = jnp.var(grouped, axis=(1, 3), keepdims=True)
+        normal = ((grouped - mean) * jax.lax.rsqrt(var + 1e-5)).reshape(x.shape)
+        return (normal * self.scale[...] + self.bias[...]).astype(self.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Division by the root of the mean square, in float32 (arXiv 1910.07467, eq. 4); no bias."""
+
+    def __init__(self, width: int, epsilon: float, dtype: str):
+        self.scale = nnx.Param(jnp.ones(width))
+        self.epsilon, self.dtype = epsilon, dtype
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        x = x.astype(jnp.float32)
+        square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(square + self.epsilon) * self.scale[...]).astype(self.dtype)

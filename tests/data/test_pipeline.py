@@ -191,7 +191,7 @@ def test_another_set_is_read_through_the_same_views():
     other = opened.source("hans", {"name": "template_nli", "eval": 60})
     assert len(other) == 60 and len(other.split.info.attribute_names) == 3
     words = opened.encoders["wordpiece"].encode(other.split.columns)
-    same(other.batch(np.arange(60))["views"]["wordpiece"], words)
+    same(dict(other.batch(np.arange(60))["views"]["wordpiece"]), words)
     assert opened.source("hans", {"name": "template_nli", "eval": 60}) is other
     assert open_data(TEXT).encoders is opened.encoders
     with pytest.raises(UnknownName, match="premise"):

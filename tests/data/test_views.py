@@ -1,5 +1,6 @@
-"""Views: pixels and word pieces as nets read them."""
+"""Views: pixels, word pieces and unigram pieces as nets read them."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from fairkd_jax.data.dataset import Info, make_split
 from fairkd_jax.data.sets.colored_digits import ColoredDigits
 from fairkd_jax.data.sets.template_nli import TemplateNli
 from fairkd_jax.data.views.image import Image
+from fairkd_jax.data.views.unigram import Unigram
 from fairkd_jax.data.views.wordpiece import Wordpiece
 from fairkd_jax.registry import UnknownName
 
@@ -130,17 +132,57 @@ def test_importing_the_room_imports_no_tokenizer_library():
     program = (
         "import sys\n"
         "from fairkd_jax.data import pipeline\n"
-        "from fairkd_jax.data.views import wordpiece, image\n"
+        "from fairkd_jax.data.views import wordpiece, unigram, image\n"
         "from fairkd_jax.data.sets import colored_digits\n"
-        "print({'tokenizers', 'transformers', 'sklearn'} & set(sys.modules))"
+        "print({'tokenizers', 'transformers', 'sklearn', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
 
 
-def test_the_identity_is_of_content():
+def test_word_pieces_trained_here_stay_what_they_were():
+    """Published results were made with these numbers."""
+    split = TemplateNli(train=400).load("train")
+    tokens = Wordpiece(vocab_size=300).fit(split).encode(split.columns)["tokens"]
+    assert tokens.shape == (400, 64) and tokens.dtype == np.int32
+    assert hashlib.sha256(tokens.tobytes()).hexdigest()[:16] == "8b8fb1546b9503b1"
+
+
+def test_unigram_reads_a_pair_as_one_text():
+    split = texts(premise=["the cat sat.", "a " * 90], hypothesis=["The CAT!", "the cat sat."])
+    encoder = Unigram(length=24).fit(split)
+    arrays = encoder.encode(split.columns)
+    tokens, mask, segments = (arrays[k] for k in ("tokens", "mask", "segments"))
+    assert all(a.shape == (2, 24) and a.dtype == np.int32 for a in arrays.values())
+    assert [encoder.tokenizer.token_to_id(t) for t in ("<pad>", "</s>", "<unk>")] == [0, 1, 2]
+    pieces = {i: t for t, i in encoder.tokenizer.get_vocab().items()}
+    read = [pieces[i] for i in tokens[0][mask[0] > 0]]
+    assert "".join(read) == "▁the▁cat▁sat.▁the▁cat!</s>"
+    assert "." in read and "!" in read  # punctuation stands alone
+    first = sum(t != "<pad>" for t in encoder.tokenizer.encode("the cat sat.").tokens) - 1
+    assert segments[0].tolist() == [0] * first + [1] * (len(read) - first) + [0] * (24 - len(read))
+    assert (tokens == 1).sum(1).tolist() == [1, 1] and tokens[1, -1] == 1
+    assert "".join(pieces[i] for i in tokens[1]).endswith("▁the▁cat▁sat.</s>")
+    assert mask[1].all() and tokens.max() < encoder.facts["vocab_size"]
+    joined = encoder.encode({"text": np.array(["The cat sat. the cat!"])})
+    np.testing.assert_array_equal(joined["tokens"][0], tokens[0])
+    unseen = encoder.encode({"text": np.array(["the ж"])})["tokens"][0]
+    assert 2 in unseen
+    with pytest.raises(ValueError, match="length = 2"):
+        Unigram(length=2).fit(split)
+
+
+def test_unigram_knows_the_words_of_the_labels():
     split = texts(text=["abc abc", "ab"])
-    facts = [Wordpiece(length=n).fit(split).facts["identity"] for n in (8, 8, 9)]
-    assert facts[0] == facts[1] != facts[2]
-    other = texts(text=["abc abd", "ab"])
-    assert Wordpiece(length=8).fit(other).facts["identity"] != facts[0]
+    encoder = Unigram().fit(split)
+    pieces = {i: t for t, i in encoder.tokenizer.get_vocab().items()}
+    read = ["".join(pieces[i] for i in word) for word in encoder.facts["label_tokens"]]
+    assert read == ["▁no</s>", "▁yes</s>"]  # of letters that the texts lack
+    encoder = Unigram(label_words=("False", "Quite true")).fit(split)
+    pieces = {i: t for t, i in encoder.tokenizer.get_vocab().items()}
+    read = ["".join(pieces[i] for i in word) for word in encoder.facts["label_tokens"]]
+    assert read == ["▁false</s>", "▁quite▁true</s>"]
+    with pytest.raises(ValueError, match=r"label_words = \('yes',\) for labels \('no', 'yes'\)"):
+        Unigram(label_words=("yes",)).fit(split)
+    with pytest.raises(ValueError, match="read alike"):
+        Unigram(label_words=("yes", "YES")).fit(split)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fairkd_jax.models.layers import BatchNorm, Dense, attend, convolve
+from fairkd_jax.models import layers
+from fairkd_jax.models.layers import BatchNorm, Dense, attend, convolve, max_pool
 from fairkd_jax.models.tape import Edit, Tape
 from fairkd_jax.registry import UnknownName
 
@@ -14,11 +15,11 @@ pytestmark = pytest.mark.quick
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_fused_attention_equals_explicit_attention(biased):
-    bias = jax.random.normal(jax.random.key(5), (1, 2, 5, 5)) if biased else None
-    scale = 1.0 if biased else None
-    keys = jax.random.split(jax.random.key(0), 4)
+def test_fused_attention_equals_explicit_attention(biased, monkeypatch):
+    keys = jax.random.split(jax.random.key(0), 5)
     query, key, value = (jax.random.normal(k, (3, 5, 2, 4)) for k in keys[:3])
+    bias = jax.random.normal(keys[4], (1, 2, 5, 5)) if biased else None
+    scale = 1.0 if biased else None
     mask = jnp.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], bool)[:, None, None]
     target = jax.random.normal(keys[3], query.shape)
 
@@ -27,8 +28,8 @@ def test_fused_attention_equals_explicit_attention(biased):
         return jnp.vdot(out, target), out
 
     grad = jax.value_and_grad(run, (0, 1, 2), has_aux=True)
-    tape = Tape("probs")
-    (_, explicit), explicit_grads = grad(query, key, value, tape)
+    (_, explicit), explicit_grads = grad(query, key, value, Tape("probs"))
+    monkeypatch.setattr(layers, "_on_cpu", lambda: False)
     (_, fused), fused_grads = grad(query, key, value, Tape())
     np.testing.assert_allclose(fused, explicit, rtol=1e-5, atol=1e-6)
     for a, b in zip(fused_grads, explicit_grads):
@@ -100,6 +101,19 @@ def test_patches_equal_convolution(size, stride, length):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     for a, b in zip(mine(want), pull(want)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [4, 7])
+def test_pooling_equals_the_library_s(length):
+    x = jax.random.normal(jax.random.key(length), (2, length, length, 3))
+
+    def reference(x):
+        return nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+    want, pull = jax.vjp(reference, x)
+    got, mine = jax.vjp(lambda x: max_pool(x, 3, 2), x)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(mine(want)[0], pull(want)[0], rtol=1e-6)
 
 
 def test_small_maps_avoid_the_slow_convolution_on_cpu():
