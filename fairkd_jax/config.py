@@ -8,6 +8,7 @@ A config file returns a `ConfigDict` of plain values; `parse` turns it into an `
 import dataclasses
 import hashlib
 import json
+import types
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -91,6 +92,18 @@ class Role:
 
 
 @dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Which weights of the teacher the student starts from; see `models/transfer.py`."""
+
+    layers: str | Mapping[str, str] = dataclasses.field(
+        default="every", metadata={"or_mapping": True}
+    )  # first | last | every: evenly spaced | {"block00": "block01"}: student's layer -> teacher's
+    width: str = "index"  # which units of a wider teacher: index: the first | norm: the largest
+    embeddings: bool = True  # copied too, those of words or pixels (the stem)?
+    head: bool = True  # copied too, where both nets have the same classes?
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Splits of a set to score; without a set, splits of the one that was trained on."""
 
@@ -123,6 +136,7 @@ class Experiment:
         default=({"name": "logits"},), metadata={"one_or_more": True}
     )
     mix: Mix = Mix()
+    transfer: Transfer | None = None  # the distilled net starts from the teacher; None: fresh
     evaluate: Mapping[str, Evaluation] = dataclasses.field(
         default_factory=lambda: {"in_domain": Evaluation()}, metadata={"values": Evaluation}
     )
@@ -161,6 +175,16 @@ class TrainStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class TransferStage:
+    """Makes weights to start from out of those of input "net", and fresh ones for the rest."""
+
+    data: Data
+    model: Plugin
+    transfer: Transfer
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
 class TableStage:
     """Asks the net of input "net" about every example of a split and writes columns by id."""
 
@@ -189,7 +213,7 @@ class CompareStage:
 class Stage:
     """Work that is done once: its identity is the hash of its config and its inputs' identities."""
 
-    kind: str  # train | table | evaluate | compare
+    kind: str  # train | transfer | table | evaluate | compare
     config: Any  # the dataclass above
     inputs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
 
@@ -256,18 +280,29 @@ def _fields(cls: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(cls)}
 
 
+def _dataclass_of(field: dataclasses.Field) -> tuple[type | None, bool]:
+    """The dataclass that a field of type `X` or `X | None` holds, if any, and whether None may."""
+    union = isinstance(field.type, types.UnionType)
+    members = field.type.__args__ if union else (field.type,)
+    found = [t for t in members if dataclasses.is_dataclass(t)]
+    return (found[0] if found else None), type(None) in members
+
+
 def _parse_field(field: dataclasses.Field, value: Any, place: str) -> Any:
     default = field.default
     if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    if dataclasses.is_dataclass(field.type):
-        return parse(field.type, value, place)
+    inner, optional = _dataclass_of(field)
+    if inner:
+        return None if optional and value is None else parse(inner, value, place)
     if isinstance(value, ConfigDict):
         value = value.to_dict()
     if "values" in field.metadata:
         return {k: parse(field.metadata["values"], v, f"{place}.{k}") for k, v in value.items()}
     if "one_or_more" in field.metadata and isinstance(value, Mapping):
         value = (value,)
+    if "or_mapping" in field.metadata and isinstance(value, Mapping):
+        return dict(value)
     if isinstance(default, Mapping):
         if not isinstance(value, Mapping):
             raise ValueError(f"{place} = {value!r}: expected a dict such as {default}")
@@ -287,6 +322,8 @@ def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any
         if key not in fields:
             raise UnknownName(key, f"key in {place}:", fields)
         old = getattr(value, key)
+        if rest and old is None and (made := _dataclass_of(fields[key])[0]):
+            old = made()
         inner = (
             update(old, {rest: new}, f"{place}.{key}")
             if rest
@@ -298,6 +335,7 @@ def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any
 
 KINDS = {
     "train": TrainStage,
+    "transfer": TransferStage,
     "table": TableStage,
     "evaluate": EvaluateStage,
     "compare": CompareStage,

@@ -1,5 +1,6 @@
 """What a config names, a local path or a model of the Hugging Face hub, as a local path."""
 
+import functools
 import pathlib
 import re
 
@@ -19,13 +20,19 @@ def resolve(name: str) -> pathlib.Path:
     reason: Exception | None = None
     why = "that is no hub name"
     if NAME.fullmatch(name):
-        import huggingface_hub
-
         try:
-            return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))
+            return _fetch(name)
         except Exception as error:  # its own, and those of the HTTP library that it uses
             reason, why = error, f"the hub gave none: {type(error).__name__}: {error}"
     raise FileNotFoundError(
         f"{name!r} is neither a local folder or file ({path.absolute()} does not exist) nor a "
         f"model of the Hugging Face hub, 'org/model' or 'model' ({why})"
     ) from reason
+
+
+@functools.cache
+def _fetch(name: str) -> pathlib.Path:
+    """Asks the hub once in a process."""
+    import huggingface_hub
+
+    return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=FILES))

@@ -4,6 +4,7 @@ Batches are global arrays split over all devices, so a mean by group is a mean o
 and no collective is written by hand. `jax.jit` with shardings is pjit.
 """
 
+import math
 import re
 from typing import Any
 
@@ -11,13 +12,14 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-RULES = (  # (pattern over paths such as "opt/.../student/block00/mlp_in/kernel", rule): first wins
-    (r".*/(kernel|embedding)", "fsdp"),
-    (r".*", "replicate"),
-)
-SMALLEST = (
-    2**16
-)  # arrays with fewer numbers are replicated: splitting them costs more than it saves
+RULES = (  # (pattern of a path such as "opt/.../mu/nets/student/block00/mlp_in/kernel", rule)
+    (r".*/(kernel|embedding|position)", "split"),
+    (r".*/(bias|scale|mean|var|cls|distill)", "copy"),  # vectors, ViT's tokens
+    (r"(.*/)?(step|count)", "copy"),
+    (r"memory/.*", "copy"),  # read and written example by example
+    (r".*/(debias|distill)/.*", "split"),  # what a method learns, however it names it
+)  # the first that matches wins
+SMALLEST = 2**16  # numbers; arrays with fewer are copied: splitting them costs more than it saves
 
 
 def make_mesh(fsdp: int = 1, devices: Any = None) -> Mesh:
@@ -49,12 +51,18 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """A sharding for each array, by its path; optimizer slots end like their parameters."""
+    """A sharding for each array, by its path; optimizer slots end like their parameters.
+
+    Raises ValueError for a path that no rule matches.
+    """
 
     def choose(path, leaf):
-        name = "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-        rule = next(rule for pattern, rule in RULES if re.fullmatch(pattern, name))
-        return NamedSharding(mesh, _spec(rule, leaf.shape, mesh.shape["fsdp"]))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        rules = [rule for pattern, rule in RULES if re.fullmatch(pattern, name)]
+        if not rules:
+            patterns = "\n  ".join(pattern for pattern, _ in RULES)
+            raise ValueError(f"no rule of sharding.RULES matches {name!r}; they are\n  {patterns}")
+        return NamedSharding(mesh, _spec(rules[0], leaf.shape, mesh.shape["fsdp"]))
 
     return jax.tree_util.tree_map_with_path(choose, shapes)
 
@@ -62,10 +70,20 @@ def state_shardings(shapes: Any, mesh: Mesh) -> Any:
 def _spec(rule: str, shape: tuple[int, ...], parts: int) -> PartitionSpec:
     """Splits the longest axis that divides evenly, if the array is large enough."""
     axes = [i for i, n in enumerate(shape) if n % parts == 0]
-    if rule != "fsdp" or parts == 1 or not axes or np.prod(shape) < SMALLEST:
+    if rule != "split" or parts == 1 or not axes or math.prod(shape) < SMALLEST:
         return PartitionSpec()
     split = max(axes, key=lambda i: shape[i])
     return PartitionSpec(*["fsdp" if i == split else None for i in range(len(shape))])
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Split arrays gathered, inside `jax.jit`: what a device computes with its rows needs them all.
+
+    Gradients with respect to split arrays are gathered too: the sum over devices is of the whole
+    array, and each then keeps its part. Left to itself XLA splits some products by units instead of
+    rows and moves activations for it, all of them at the gradient of an embedding.
+    """
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from fairkd_jax import sharding
-from fairkd_jax.benchmark import measure
+from fairkd_jax.benchmark import measure, table
 from fairkd_jax.benchmark.steps import library_step, plain_step, pmap_step
 from fairkd_jax.benchmark.workload import setup, workload
 from fairkd_jax.registry import UnknownName
@@ -95,6 +96,92 @@ def test_compiling_alone_makes_no_array(mesh):
     assert report["aliased_bytes_per_device"] >= state  # donated
     assert report["argument_bytes_per_device"] > state
     assert report["temporary_bytes_per_device"] > 0 and report["xla_flops_per_device"] > 0
+    parts = [report[f"{k}_bytes_per_device"] for k in ("argument", "output", "temporary")]
+    peak = sum(parts) - report["aliased_bytes_per_device"]
+    assert report["peak_gib_per_device"] == pytest.approx(peak / 2**30, abs=1e-3)
+
+
+def test_a_batch_that_fits_no_machine_is_set_up_and_compiled(mesh):
+    """Its images would take 3 TiB; to compile needs their shape."""
+    sizes = IMAGES | {"batch": 2**20, "image": 512}
+    report = measure.compile_only(setup(workload("resnet", **sizes)), mesh, None, "pjit")
+    assert report["peak_gib_per_device"] > 3 * 1024
+
+
+def test_a_step_from_bert_large_on_256_devices_takes_less_than_16_gib_each():
+    """A device's share of 2048 x 128 tokens, and a pair of nets of 335 M parameters."""
+    flags = ["--student=large", "--teacher=large", "--batch=2048", "--fake_devices=256", "--fsdp=8"]
+    done = launch("--compile_only", *flags)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["num_devices"] == 256 and report["fsdp"] == 8
+    assert report["student_parameters"] == report["teacher_parameters"] > 335e6
+    assert 1 < report["peak_gib_per_device"] < 16
+    assert report["peak_rss_mib"] < 4096  # nothing of that size was made here
+    assert "full rematerialization" not in done.stderr
+
+
+def test_a_table_has_a_row_for_each_preset(mesh):
+    names = table.presets()
+    assert {("bert", "tiny"), ("resnet", "18")} <= {*names}
+    assert table.presets("resnet") == [name for name in names if name[0] == "resnet"]
+    with pytest.raises(UnknownName, match="'resnett'.*'resnet'"):
+        table.presets("resnett")
+    assert table.presets(preset="cifar20") == [("resnet", "cifar20")]
+    with pytest.raises(UnknownName, match="preset of bert: 'tini'.*'tiny'"):
+        table.presets("bert", "tini")
+
+    case = setup(workload("resnet", mode="kd_live", **IMAGES))
+    row = table.measure_row(workload("resnet", **IMAGES), mesh, steps=1, warmup=0)
+    assert json.loads(json.dumps(row)) == row and "note" not in row
+    assert row["erm_examples_per_s"] > 0 and row["kd_live_examples_per_s"] > 0
+    assert row["forward_flops"] * 4 * 16 == pytest.approx(
+        case.model_flops()
+    )  # 3 student, 1 teacher
+    assert 0 < row["step_gib"] < row["peak_rss_gib"]
+
+
+def test_what_does_not_fit_is_said_and_not_run(mesh, monkeypatch):
+    monkeypatch.setattr(table, "available_bytes", lambda: 2**20)
+    monkeypatch.setattr(table, "Stopwatch", lambda *_: pytest.fail("was run"))
+    row = table.measure_row(workload("resnet", **IMAGES), mesh, steps=1, warmup=0)
+    assert row["step_gib"] > 0 and "erm_examples_per_s" not in row
+    assert re.fullmatch(r"does not fit: .* needs 0\.\d GiB .*, 0\.0 are free", row["note"])
+
+
+@pytest.mark.quick
+def test_a_process_that_fails_costs_its_row_alone():
+    script = """if True:
+        import os, sys
+        if "--student=tiny" in sys.argv:
+            os.kill(os.getpid(), 9)
+        if "--student=small" in sys.argv:
+            sys.exit("broken")
+        print('{"student_parameters": 12345678, "step_gib": 1.5, "device": "abacus"}')
+    """
+    names = [("bert", preset) for preset in ("tiny", "small", "mini")]
+    killed, broken, good = rows = [*table.collect([sys.executable, "-c", script], names)]
+    assert killed["note"] == "killed by signal 9 (no memory?)"
+    assert broken["note"] == "failed: broken"
+    assert "note" not in good and good["student"] == "mini"
+    head, *lines = table.render(rows).splitlines()
+    assert [line.split()[:2] for line in lines] == [[*name] for name in names]
+    ends = [head.index(title) + len(title) for title in ("parameters", "KD step GiB")]
+    assert [lines[2][:end].split()[-1] for end in ends] == ["M", "1.50"]
+    assert [lines[0][:end].split()[-1] for end in ends] == ["-", "-"]
+    assert lines[0].endswith("killed by signal 9 (no memory?)")
+
+
+def test_the_launcher_prints_a_table():
+    flags = ["--family=resnet", "--student=tiny", "--batch=2", "--image=8", "--steps=2"]
+    done = launch("--table", "--json", "--warmup=0", "--option=remat=True", *flags)
+    assert done.returncode == 0, done.stderr
+    row, heading, titles, line = done.stdout.splitlines()
+    assert json.loads(row)["options"] == ["remat=True"]
+    assert heading.startswith("batch 2,") and "medians of 2 steps" in heading
+    assert titles.split()[:3] == ["family", "preset", "parameters"]
+    assert line.split()[:2] == ["resnet", "tiny"] and "-" not in line
+    assert done.stderr.startswith("[1/1] resnet tiny: ")
 
 
 def test_compare_alternates_and_gives_a_ratio(mesh):
@@ -109,7 +196,11 @@ def test_compare_alternates_and_gives_a_ratio(mesh):
 def test_defaults_come_from_the_family_and_flags_replace_them():
     assert workload("bert", batch=None).student == "mini"
     assert workload("resnet", teacher="34").teacher == "34"
-    assert setup(workload("bert", dropout=0.3, **TEXT)).program.student.architecture.dropout == 0.3
+    options = {"dropout": 0.3, "remat": True, "options": ("positions=64", "dtype=bfloat16")}
+    program = setup(workload("bert", **options, **TEXT)).program
+    for net in (program.student, dict(program.teachers)["teacher"]):
+        arch = net.architecture
+        assert (arch.dropout, arch.remat, arch.positions, arch.dtype) == (0.3, True, 64, "bfloat16")
 
 
 @pytest.mark.quick
@@ -124,6 +215,9 @@ def test_defaults_come_from_the_family_and_flags_replace_them():
         ("bert", {"debias": "group_drw"}, UnknownName, "'group_dro'"),
         ("bert", {"debias": "poe"}, ValueError, "'poe' reads tables"),
         ("resnet", {"dropout": 0.1}, ValueError, "dropout = 0.1: resnet has none"),
+        ("resnet", {"options": ("norn='group'",)}, UnknownName, "'norn'.*'norm'"),
+        ("resnet", {"options": ("remat=1",)}, ValueError, "remat = 1: expected a bool"),
+        ("resnet", {"options": ("remat",)}, ValueError, "'remat': expected name=value"),
     ],
 )
 def test_wrong_input_is_named(family, given, error, message):
@@ -147,17 +241,21 @@ def test_a_method_with_groups_runs_in_the_library_s_step():
     assert np.all(np.isfinite(losses(library_step(case, sharding.make_mesh()), 2)))
 
 
-def test_the_launcher_answers_a_driver():
-    command = [sys.executable, "launch/benchmark.py", "--family=resnet", "--serve", "--warmup=0"]
-    command += ["--student=tiny", "--mode=erm", "--batch=4", "--image=8", "--fake_devices=2"]
-    done = subprocess.run(
-        command,
-        input="1\nend\n",
+def launch(*flags, text=""):
+    """launch/benchmark.py, `text` on its standard input."""
+    return subprocess.run(
+        [sys.executable, "launch/benchmark.py", *flags],
+        input=text,
         capture_output=True,
         text=True,
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+
+
+def test_the_launcher_answers_a_driver():
+    flags = ["--family=resnet", "--student=tiny", "--mode=erm", "--batch=4", "--image=8"]
+    done = launch("--serve", "--warmup=0", "--fake_devices=2", *flags, text="1\nend\n")
     assert done.returncode == 0, done.stderr
     ready, block, report = map(json.loads, done.stdout.splitlines())
     assert ready["ready"] and len(block["ms"]) == 1

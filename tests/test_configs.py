@@ -5,25 +5,43 @@ import inspect
 import re
 
 import jax
+import numpy as np
 import pytest
 from conftest import DATA, ROOT
 
 from fairkd_jax import sharding
 from fairkd_jax.config import Experiment, Study, parse, update
+from fairkd_jax.data.sets.template_nli import TemplateNli
+from fairkd_jax.data.views.wordpiece import Wordpiece
+from fairkd_jax.models import pretrained
+from fairkd_jax.models.net import make_net
 from fairkd_jax.study import execute, plan, stage
 
 FILES = sorted((ROOT / "configs").rglob("*.py"))
 
 
-def load(path):
-    """The study of a config file; one that reads a folder is given the folder of real data."""
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A folder as MiniLM is published in, with few words and random numbers."""
+    folder, data = tmp_path_factory.mktemp("weights"), TemplateNli(train=50)
+    encoder = Wordpiece(vocab_size=300).fit(data.load("train"))
+    net = make_net({"name": "bert", "preset": "minilm_l6"}, 2, {"wordpiece": encoder.facts})
+    rng, names = np.random.default_rng(0), data.info.label_names
+    variables = jax.tree.map(lambda x: 0.02 * rng.normal(size=x.shape), net.variable_shapes())
+    pretrained.save(net, variables, folder, names, encoder)
+    return folder
+
+
+def load(path, weights):
+    """The study of a config file, given the folders that it reads: of real data, of weights."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    wants_folder = bool(inspect.signature(module.get_config).parameters)
-    if wants_folder and DATA is None:
+    wants = [*inspect.signature(module.get_config).parameters]
+    if wants and DATA is None:
         pytest.skip("no folder of real data: set FAIRKD_DATA")
-    config = module.get_config(str(DATA)) if wants_folder else module.get_config()
+    folders = {"folder": f"{DATA}", "folder_and_weights": f"{DATA},{weights}"}
+    config = module.get_config(*[folders[name] for name in wants])
     if "experiment" in config:
         return parse(Study, config)
     return Study(experiment=parse(Experiment, config), seeds=1)
@@ -36,8 +54,8 @@ def test_a_config_says_how_to_run_it(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_config_builds_and_takes_two_steps(path, tmp_path):
-    study = plan.smoke(load(path))
+def test_a_config_builds_and_takes_two_steps(path, weights, tmp_path):
+    study = plan.smoke(load(path, weights))
     two = {"teacher.train.steps": 2, "teacher.train.select": "last"}
     study = Study(**{**vars(study), "experiment": update(study.experiment, two)})
     planned = execute.check(study)

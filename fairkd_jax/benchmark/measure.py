@@ -23,7 +23,7 @@ from fairkd_jax.benchmark.steps import STEPS, Runner
 from fairkd_jax.benchmark.workload import VIEWS, Setup
 from fairkd_jax.registry import UnknownName
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -62,6 +62,11 @@ class Stopwatch:
         self.cpu.append(cpu)
         return {"ms": times, "cpu_ms": cpu}
 
+    @property
+    def examples_per_s(self) -> float:
+        """Over all devices, at the median of the steps taken."""
+        return round(1e3 * self.case.work.batch / float(np.median(self.times)), 2)
+
     def report(self) -> dict[str, Any]:
         """Everything about the steps taken; measures the peak of the devices."""
         median = float(np.median(self.times))
@@ -70,7 +75,7 @@ class Stopwatch:
         return describe(self.case, self.step, self.parallel) | {
             "steps": len(self.times),
             "warmup": self.warmup,
-            "examples_per_s": round(1e3 * self.case.work.batch / median, 2),
+            "examples_per_s": self.examples_per_s,
             "median_ms": round(median, 3),
             "p10_ms": round(float(np.percentile(self.times, 10)), 3),
             "p90_ms": round(float(np.percentile(self.times, 90)), 3),
@@ -80,7 +85,7 @@ class Stopwatch:
             "model_flops": flops,
             "matmul_peak_gflops_per_s": round(peak / 1e9, 1),
             "share_of_peak": round(flops / (median / 1e3) / peak, 4),
-            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_rss_mib": peak_rss_mib(),
             "peak_device_mib": stats.get("peak_bytes_in_use", 0) // MIB or None,
         }
 
@@ -115,6 +120,8 @@ def describe(case: Setup, step: str, parallel: str) -> dict[str, Any]:
         "pad": work.pad,
         "dropout": work.dropout,
         "dtype": work.dtype,
+        "remat": work.remat,
+        "options": list(work.options),
         "device": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
@@ -198,7 +205,12 @@ def compare(
 
 
 def compile_only(case: Setup, mesh: Mesh, step: str | None, parallel: str) -> dict[str, Any]:
-    """Memory and operations of the compiled step; nothing runs, no array is made."""
+    """Memory and operations of the compiled step; nothing runs, no array is made.
+
+    Memory is what XLA assigns when it compiles for the devices at hand: other kinds of device get
+    another program. The peak is all of it: arguments and temporaries at once, with the results that
+    do not take the place of a donated argument.
+    """
     step, make = choose(step, parallel)
     start = time.perf_counter()
     compiled = make(case, mesh, abstract=True).lower().compile()
@@ -206,13 +218,27 @@ def compile_only(case: Setup, mesh: Mesh, step: str | None, parallel: str) -> di
     memory = compiled.memory_analysis()
     return describe(case, step, parallel) | {
         "compile_s": round(seconds, 2),
+        "fsdp": mesh.shape["fsdp"],
         "argument_bytes_per_device": memory.argument_size_in_bytes,
         "output_bytes_per_device": memory.output_size_in_bytes,
         "aliased_bytes_per_device": memory.alias_size_in_bytes,
         "temporary_bytes_per_device": memory.temp_size_in_bytes,
+        "peak_gib_per_device": round(peak_bytes(memory) / GIB, 3),
+        "peak_rss_mib": peak_rss_mib(),  # of this process, which compiles
         "model_flops": case.model_flops(),
         "xla_flops_per_device": int(compiled.cost_analysis()["flops"]),
     }
+
+
+def peak_bytes(memory: Any) -> int:
+    """Bytes on each device that a compiled program holds at once, from its memory analysis."""
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+
+
+def peak_rss_mib() -> int:
+    """The most memory that this process has had, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def matmul_peak(dtype: str, long_enough: float = 0.02) -> float:

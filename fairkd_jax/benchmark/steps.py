@@ -56,7 +56,8 @@ def library_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
     Abstract: with shapes instead of arrays, to lower and never to call; so for every step here.
     """
     methods, numbers = case.methods, optim.numbers(OPTIM, OPTIM.learning_rate)
-    first = methods, numbers, *case.counts, case.batches[0], SEED
+    batches = _batches(case, mesh, abstract)
+    first = methods, numbers, *case.counts, batches[0], SEED
     fresh = functools.partial(fresh_state, case.program, mesh)
     state = _placed(jax.eval_shape(fresh, *first), mesh) if abstract else fresh(*first)
     methods, teachers = sharding.put_replicated(methods, mesh), _teachers(case, mesh, abstract)
@@ -66,7 +67,7 @@ def library_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
         return state, methods, numbers, batch, teachers, SEED
 
     step = compile_step(case.program, mesh)
-    return Runner(step, arguments, state, _put(case.batches, mesh, abstract))
+    return Runner(step, arguments, state, batches)
 
 
 def plain_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
@@ -82,7 +83,7 @@ def plain_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
         step,
         lambda state, batch: (state, batch, teachers, SEED),
         state,
-        _put(case.batches, mesh, abstract),
+        _batches(case, mesh, abstract),
     )
 
 
@@ -102,9 +103,14 @@ def pmap_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
     seeds = np.full(jax.local_device_count(), SEED)
     born = jax.pmap(first)
     state, teachers, seeds = jax.eval_shape(born, seeds) if abstract else born(seeds)
-    batches = jax.tree.map(lambda x: x.reshape(len(seeds), -1, *x.shape[1:]), case.batches)
-    if not abstract:
-        batches = [jax.pmap(lambda x: x)(batch) for batch in batches]
+
+    def deal(batch: Batch) -> Batch:
+        return jax.tree.map(lambda x: x.reshape(len(seeds), -1, *x.shape[1:]), batch)
+
+    if abstract:
+        batches = [jax.eval_shape(deal, case.batch)]
+    else:
+        batches = [jax.pmap(lambda x: x)(deal(batch)) for batch in case.batches()]
     return Runner(step, lambda state, batch: (state, batch, teachers, seeds), state, batches)
 
 
@@ -201,12 +207,12 @@ def _placed(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
-def _put(batches: list[Batch], mesh: Mesh, abstract: bool) -> list[Batch]:
-    """Batches over the devices of the mesh; abstract: the shapes of the global arrays there."""
+def _batches(case: Setup, mesh: Mesh, abstract: bool) -> list[Batch]:
+    """Batches over the devices of the mesh; abstract: one, the shapes of global arrays there."""
     if not abstract:
-        return [sharding.put_batch(batch, mesh) for batch in batches]
-    place, processes = sharding.batch_sharding(mesh), jax.process_count()
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((len(x) * processes, *x.shape[1:]), x.dtype, sharding=place),
-        batches,
+        return [sharding.put_batch(batch, mesh) for batch in case.batches()]
+    place, rows = sharding.batch_sharding(mesh), (case.work.batch,)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(rows + x.shape[1:], x.dtype, sharding=place), case.batch
     )
+    return [shapes]

@@ -1,9 +1,11 @@
 """What is timed: nets, methods and synthetic batches, from a handful of names and numbers.
 
 Hinton's distillation (arXiv 1503.02531) with AdamW, from a live teacher or from a table of its
-logits, or plain cross-entropy. Nothing here computes anything on a device.
+logits, or plain cross-entropy. Nothing here computes anything on a device, and `setup` makes no
+array of the size of a batch: so what fits no machine here can be compiled for others.
 """
 
+import ast
 import dataclasses
 from collections.abc import Iterable
 from typing import Any
@@ -27,6 +29,8 @@ OPTIM = Optim(learning_rate=1e-4, schedule="constant", weight_decay=0.01, clip_n
 FAMILIES = {  # student and teacher unless flags say otherwise; elsewhere the first two presets
     "bert": {"student": "mini", "teacher": "small"},
     "resnet": {"student": "18", "teacher": "50"},
+    "t5": {"student": "tiny", "teacher": "small"},
+    "vit": {"student": "ti16", "teacher": "s16"},
 }
 MODES = {  # mode: (distiller, where the teacher's logits come from)
     "erm": ("none", None),
@@ -51,6 +55,8 @@ class Workload:
     dropout: float | None = None  # every dropout rate of the nets; None: the family's own
     dtype: str = "float32"  # of products: float32 | bfloat16
     debias: str = "erm"
+    remat: bool | None = None  # compute blocks anew for the gradient; None: the family's own
+    options: tuple[str, ...] = ()  # "option=value" of the architecture, for student and teacher
 
 
 def workload(family: str, **given: Any) -> Workload:
@@ -80,6 +86,13 @@ def _tokens(work: Workload, rng: np.random.Generator, rows: int) -> dict[str, np
     return {"tokens": tokens, "mask": mask, "segments": np.zeros_like(tokens)}
 
 
+def _closed_tokens(work: Workload, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
+    """The last real token is </s>, which T5's readouts look for."""
+    arrays = _tokens(work, rng, rows)
+    arrays["tokens"][np.arange(rows), arrays["mask"].sum(axis=1) - 1] = 1
+    return arrays
+
+
 def _pixels(work: Workload, rng: np.random.Generator, rows: int) -> dict[str, np.ndarray]:
     return {"pixels": rng.standard_normal((rows, work.image, work.image, 3), dtype=np.float32)}
 
@@ -89,6 +102,15 @@ VIEWS = {  # view: (its size, the facts that nets fit to, its arrays)
         lambda work: work.seq,
         lambda work: {"vocab_size": 30522, "length": work.seq},
         _tokens,
+    ),
+    "unigram": (
+        lambda work: work.seq,
+        lambda work: {
+            "vocab_size": 32128,
+            "length": work.seq,
+            "label_tokens": tuple((5 + label,) for label in range(work.classes)),
+        },
+        _closed_tokens,
     ),
     "image": (
         lambda work: work.image,
@@ -124,8 +146,14 @@ class Setup:
     work: Workload
     program: Program
     methods: Methods
-    batches: list[Batch]  # of numpy arrays: the rows of this process
+    batch: Batch  # of shapes: the rows of this process
     counts: tuple[np.ndarray, np.ndarray]  # examples by group (NaN where hidden), by label
+
+    def batches(self) -> list[Batch]:
+        """Numpy arrays, the rows of this process."""
+        rows, views = self.work.batch // jax.process_count(), self.batch["views"]
+        made = (synthetic_batch(self.work, views, i, rows) for i in range(NUM_BATCHES))
+        return [{key: batch[key] for key in self.batch} for batch in made]
 
     @property
     def live(self) -> dict[str, Net]:
@@ -139,28 +167,30 @@ class Setup:
         teacher, each as XLA counts it before optimising; padding counts, recomputation does not.
         """
         trained = 1 + len(self.methods.debias.extra_nets)
-        return 3 * trained * self._forward_flops(self.program.student) + sum(
-            map(self._forward_flops, self.live.values())
+        return 3 * trained * self.forward_flops(self.program.student) + sum(
+            map(self.forward_flops, self.live.values())
         )
 
-    def _forward_flops(self, net: Net) -> int:
+    def forward_flops(self, net: Net) -> int:
+        """Of one forward pass over the batch of all devices."""
+
         def forward(variables: Any, batch: Batch) -> Array:
             return net.apply(variables, batch, train=False)[0].logits
 
         rows = (self.work.batch,)
         batch = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(rows + x.shape[1:], x.dtype), self.batches[0]
+            lambda x: jax.ShapeDtypeStruct(rows + x.shape[1:], x.dtype), self.batch
         )
         lowered = jax.jit(forward).lower(net.variable_shapes(), batch)
         return int(lowered.cost_analysis()["flops"])
 
 
 def setup(work: Workload) -> Setup:
-    """Builds nets, methods and batches.
+    """Builds nets and methods.
 
-    Raises UnknownName for a preset, a dtype or a method that is not there; ValueError for a batch
-    that does not divide over the devices, for dropout where the family has none, and for a
-    debiasing method that reads what an earlier stage writes.
+    Raises UnknownName for a preset, a dtype, an option or a method that is not there; ValueError
+    for a batch that does not divide over the devices, for dropout where the family has none, for
+    an option that is no pair, and for a debiasing method that reads what an earlier stage writes.
     """
     if work.batch < 1 or work.batch % jax.device_count():
         raise ValueError(f"batch = {work.batch} does not divide over {jax.device_count()} devices")
@@ -184,17 +214,20 @@ def setup(work: Workload) -> Setup:
         num_attributes=NUM_ATTRIBUTES,
         num_examples=NUM_BATCHES * work.batch,
     )
-    rows, views = work.batch // jax.process_count(), (student.view, teacher.view)
-    batches = [synthetic_batch(work, views, i, rows) for i in range(NUM_BATCHES)]
+    rows = work.batch // jax.process_count()
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype),
+        synthetic_batch(work, (student.view, teacher.view), 0, rows=1),
+    )
     num_groups = work.classes * NUM_ATTRIBUTES
     groups = np.full(num_groups, program.num_examples / num_groups, np.float32)
     labels = groups.reshape(work.classes, -1).sum(axis=1)
     if not methods.debias.sees_attributes:
         groups = np.full_like(groups, np.nan)
-        batches = [{k: v for k, v in b.items() if k not in ("attribute", "group")} for b in batches]
+        batch = {k: v for k, v in batch.items() if k not in ("attribute", "group")}
     methods = jax.tree.map(np.float32, methods)
-    methods.debias.check(make_spec(program, methods, groups, labels, batches[0]))
-    return Setup(work, program, methods, batches, (groups, labels))
+    methods.debias.check(make_spec(program, methods, groups, labels, batch))
+    return Setup(work, program, methods, batch, (groups, labels))
 
 
 def _net(work: Workload, preset: str) -> Net:
@@ -204,5 +237,19 @@ def _net(work: Workload, preset: str) -> Net:
         if not rates:
             raise ValueError(f"dropout = {work.dropout}: {work.family} has none")
         options |= dict.fromkeys(rates, work.dropout)
+    if work.remat is not None:
+        options["remat"] = work.remat
+    options |= dict(map(_option, work.options))
     facts = {view: describe(work) for view, (_, describe, _) in VIEWS.items()}
     return make_net(options, work.classes, facts)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """("readout", "sequence") of "readout=sequence", ("depths", (1, 1)) of "depths=(1, 1)"."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ValueError(f"option {text!r}: expected name=value, such as remat=True")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word
+        return name, value

@@ -144,6 +144,32 @@ class Bert(Architecture):
         head = {"head": "classifier"}
         return {k: f"bert.{v}" for k, v in body.items()} | head, body | head
 
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        names = {
+            "embed/word": ("", "width"),
+            "embed/position": ("#positions", "width"),
+            "embed/segment": ("", "width"),
+            "embed/norm": ("width",),
+            "pooler": ("width", "pooled"),
+            "head": ("pooled", ""),
+        }
+        for i in range(self.depth):
+            block = f"block{i:02}"
+            names |= {
+                f"{block}/query": ("width", ".heads"),
+                f"{block}/key": ("width", ".heads"),
+                f"{block}/value": ("width", ".heads"),
+                f"{block}/attn_out": (".heads", "width"),
+                f"{block}/attn_norm": ("width",),
+                f"{block}/mlp_in": ("width", ".inner"),
+                f"{block}/mlp_out": (".inner", "width"),
+                f"{block}/mlp_norm": ("width",),
+            }
+        return names
+
+    def parts(self) -> dict[str, int]:
+        return {".heads": self.heads}
+
 
 def _dense(arch: Bert, inputs: int, outputs: int, rngs: nnx.Rngs) -> Dense:
     return Dense(inputs, outputs, kernel_init=INIT, dtype=jnp.dtype(arch.dtype), rngs=rngs)

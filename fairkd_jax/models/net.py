@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from fairkd_jax import registry
+from fairkd_jax.models import weights
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Outputs
@@ -72,6 +73,26 @@ class Architecture(abc.ABC):
         `weight`), or of a single variable that stands alone: {"embed/cls": "vit.cls_token"}.
         """
         return ()
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """What each axis of a variable is, for cutting a large net to a small one (transfer.py).
+
+        It maps the path of a module to the axes of its kernel or embedding (its vectors have the
+        last of them), or of a variable that stands alone to its axes:
+
+            ""          must be as long in both nets: a kernel's height, a vocabulary, classes
+            "#rows"     rows in an order that means something (positions): the first are kept
+            "width"     units; the same ones are kept wherever the name stands
+            ".inner"    units that no other layer knows
+        """
+        return {}
+
+    def parts(self) -> dict[str, int]:
+        """Axes whose units come in parts that are kept or left whole: {".heads": 12}.
+
+        Such an axis has all units, part after part, or one number a part.
+        """
+        return {}
 
     def adapt(self, path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         """A published variable of another shape made to fit `shape`; None: it cannot be.
@@ -191,18 +212,51 @@ def call_block(module: nnx.Module, tape: Tape, name: str, *inputs: Any, remat: b
 def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]) -> Net:
     """The net that `{"name": "bert", "preset": "tiny", "view": ..., option: value}` describes.
 
+    Or, `{"name": "bert", "pretrained": "FOLDER", "head": "fresh", option: value}`: the folder, the
+    .safetensors file or the hub name of weights to start from, and whether to "take" their task
+    head. Sizes are then those of the config.json beside the weights, unless a preset is named;
+    options that are given replace them.
+
     `facts` are those of all fitted views, by view name: {"wordpiece": {"vocab_size": ...}}.
-    Raises UnknownName for an unknown family, preset, option or view.
+    Raises UnknownName for an unknown family, preset, option or view, ValueError for weights of
+    another family or of unknown sizes.
     """
-    options = dict(spec)
-    family = registry.plugin("models", options.get("name", ""))
+    options, start = weights.split(spec)
+    name = options.pop("name", "")
+    family = registry.plugin("models", name)
     preset = options.pop("preset", None)
     view = options.pop("view", None) or family.view
+    if view not in facts:
+        raise UnknownName(view, f"view for model {name!r}:", facts)
+    sizes: Mapping[str, Any] = {}
     if preset is not None:
         if preset not in family.presets:
-            raise UnknownName(preset, f"preset of model {options['name']!r}:", family.presets)
-        options = dict(family.presets[preset]) | options
-    if view not in facts:
-        raise UnknownName(view, f"view for model {options['name']!r}:", facts)
-    architecture = registry.build("models", options).fit(facts[view])
+            raise UnknownName(preset, f"preset of model {name!r}:", family.presets)
+        sizes = family.presets[preset]
+    if start is not None:
+        found = weights.find(start.pretrained)
+        _check_family(family, name, found)
+        sizes = sizes or _published_sizes(family, name, found)
+    architecture = registry.build("models", {"name": name, **sizes, **options}).fit(facts[view])
     return Net(architecture, num_classes, view, facts[view].get("identity", ""))
+
+
+def _check_family(family: type[Architecture], name: str, found: weights.Weights) -> None:
+    if found.config is not None and found.config.get("model_type") not in family.model_types:
+        raise ValueError(
+            f"model {name!r} reads weights of model_type {' or '.join(family.model_types)}, but "
+            f"the config.json beside {found.name} says {found.config.get('model_type')!r}"
+        )
+
+
+def _published_sizes(
+    family: type[Architecture], name: str, found: weights.Weights
+) -> dict[str, Any]:
+    """What the config.json beside published weights says, as options of the family."""
+    if found.config is None:
+        raise ValueError(
+            f"model {name!r}: no config.json beside {found.name} tells its sizes; say preset = one "
+            f"of {', '.join(family.presets)}"
+        )
+    built = family.from_config(found.config, found.headers().keys())
+    return {f.name: getattr(built, f.name) for f in dataclasses.fields(built) if f.init}

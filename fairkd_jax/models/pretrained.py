@@ -1,23 +1,25 @@
-"""Published weights (safetensors) into the variables of a Net, and sizes from a config.json.
+"""Published weights (safetensors) into the variables of a Net, and back out for others to load.
 
 A family declares, in `published_names`, which of its modules has which published name; the layout
-of a variable follows from its own name and is the same in all families. Nothing is unpickled.
+of a variable follows from its own name and is the same in all families.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import save_file
 
 from fairkd_jax import registry
+from fairkd_jax.data.dataset import Encoder
 from fairkd_jax.models.net import Architecture, Net
+from fairkd_jax.models.weights import HEADS, Weights, check_head, find
 from fairkd_jax.registry import UnknownName
 
 VARIABLES = {  # our name of a variable -> theirs, the present one first
@@ -28,96 +30,214 @@ VARIABLES = {  # our name of a variable -> theirs, the present one first
     "mean": ("running_mean",),
     "var": ("running_var",),
 }
-HEADS = ("take", "fresh")
+HEAD = "params/head/"  # where the task head is, in every family
+FLOATS = ("F64", "F32", "F16", "BF16")  # all are read as float32
 
 
 def load(
-    net: Net, path: str | Path, variables: Mapping[str, Any], head: str = "take"
+    net: Net,
+    path: str | Path,
+    variables: Mapping[str, Any],
+    head: str = "take",
+    label_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """`variables` with every array replaced by the published one, placed as it was placed.
 
-    `path` is a .safetensors file or a folder with model.safetensors. With `head="fresh"` the task
-    head stays as it is in `variables`, whatever the file has; which keys stayed is logged.
+    `path` is a .safetensors file, a folder or a hub name. With `head="fresh"` the task head stays
+    as it is in `variables`, whatever the file has. With `head="take"` and `label_names`, those of
+    the task, the head's rows are put in the task's order by the names that the config.json beside
+    the weights gives them. What was adapted, reordered or left is logged.
+
+    Raises what `check` raises, and ValueError naming the keys of weights that are not finite.
+    """
+    match = _match(net, find(path), head, label_names)
+    tensors = match.weights.read(set(match.keys.values()))
+    if wild := [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+        raise ValueError(f"{path} holds numbers that are not finite: {', '.join(sorted(wild))}")
+    axes, arrays = _class_axes(net, match.shapes) if match.order else {}, {}
+    for name, key in match.keys.items():
+        array, shape = _ours(name, tensors[key]), match.shapes[name]
+        if array.shape != shape:
+            array = _adapted(net, name, array, shape)
+        if name in axes:
+            array = np.take(array, match.order, axes[name])
+        arrays[name] = array
+    for note in match.notes:  # not as info, which launchers do not show
+        logging.warning("%s: %s", path, note)
+    return jax.tree.map_with_path(lambda p, x: _place(arrays.get(_name(p)), x), dict(variables))
+
+
+def check(
+    net: Net,
+    path: str | Path,
+    head: str = "take",
+    label_names: Sequence[str] | None = None,
+) -> None:
+    """That `load` would do, known from the headers of the files alone.
 
     Raises UnknownName for another `head`, FileNotFoundError, or one ValueError that lists all keys
-    that are missing, surplus or of another shape.
+    that are missing, surplus or of another shape, and labels that are not the task's.
     """
-    if head not in HEADS:
-        raise UnknownName(head, "way with the head", HEADS)
-    file = _file(path, "model.safetensors")
-    try:
-        tensors = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file: {error}") from error
-    ignored = net.architecture.ignored_keys
-    tensors = {k: v for k, v in tensors.items() if not re.fullmatch(ignored, k)}
+    _match(net, find(path), head, label_names)
 
-    tables = [_key_table(net, names) for names in net.architecture.published_names()]
+
+@dataclasses.dataclass(frozen=True)
+class _Match:
+    """Published weights that go with a net, and how."""
+
+    weights: Weights
+    shapes: Mapping[str, tuple[int, ...]]  # our path of a variable -> its shape in the net
+    keys: Mapping[str, str]  # our path of a variable -> its key in the file
+    order: list[int] | None  # number in the file of each of the task's labels, where they differ
+    notes: list[str]
+
+
+def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | None) -> _Match:
+    check_head(head)
+    family = net.architecture
+    there = {k: v for k, v in weights.headers().items() if not re.fullmatch(family.ignored_keys, k)}
+    shapes = _shapes(net)
+    tables = [_key_table(shapes, names) for names in family.published_names()]
     if not tables:
-        raise ValueError(f"{type(net.architecture).__name__} has no published form to load")
-    table = max(
-        tables, key=lambda t: len(tensors.keys() & {k for keys in t.values() for k in keys})
-    )
-    kept = {p for p in table if head == "fresh" and p.startswith("params/head/")}
-    expected = {k for p in kept for k in table[p]}  # may be there, is not read
-    arrays, faults = {}, []
-    shapes = _leaves(net.variable_shapes())
-    for name in table.keys() - kept:
-        keys = table[name]
-        found = next((k for k in keys if k in tensors), None)
-        if found is None:
-            faults.append(f"missing: {keys[0]}")
+        raise ValueError(f"{type(family).__name__} has no published form to load")
+    table = max(tables, key=lambda t: len(there.keys() & {k for keys in t.values() for k in keys}))
+    fresh = {p for p in table if head == "fresh" and p.startswith(HEAD)}
+    left = {k for p in fresh for k in table[p]} & there.keys()
+    found, faults, notes = {}, [], []
+    for name in sorted(table.keys() - fresh):
+        key = next((k for k in table[name] if k in there), None)
+        if key is None:
+            faults.append(f"missing: {table[name][0]}")
             continue
-        expected.add(found)
-        array = _ours(name, tensors[found]).astype(np.float32)
-        if array.shape != shapes[name].shape:
-            theirs = _theirs(name, np.empty(shapes[name].shape, np.bool_)).shape
-            faults.append(f"misshapen: {found} is {tensors[found].shape}, the net's is {theirs}")
-        arrays[name] = array
-    faults += [f"surplus: {k}" for k in tensors.keys() - expected]
+        found[name], shape = key, shapes[name]
+        kind, theirs = there[key]
+        if kind not in FLOATS:
+            faults.append(f"not floating: {key} is {kind}, read are {', '.join(FLOATS)}")
+        ours = _ours(name, _blank(theirs)).shape
+        if ours != shape:
+            if _adapted(net, name, np.zeros(ours, np.float32), shape) is None:
+                fits = _theirs(name, _blank(shape)).shape
+                faults.append(f"misshapen: {key} is {theirs}, the net's is {fits}")
+            else:
+                notes.append(f"adapted: {key}, {ours} in the file, to {shape}")
+    faults += [f"surplus: {k}" for k in there.keys() - set(found.values()) - left]
+    if fresh:
+        notes.append(
+            f"head fresh: {', '.join(sorted(fresh))} kept as they are; "
+            f"not taken: {', '.join(sorted(left)) or 'nothing, the file has none'}"
+        )
+    order = None
+    if label_names is not None and any(p.startswith(HEAD) for p in found):
+        order = _order(_published_labels(weights), list(label_names), notes, faults)
     if faults:
         lines = "\n  ".join(sorted(faults))
         raise ValueError(
-            f"{file} does not go with {net.architecture}, {net.num_classes} classes, "
+            f"{weights.name} does not go with {family}, {net.num_classes} classes, "
             f"head={head!r} (choices: {', '.join(HEADS)}):\n  {lines}"
         )
-    if kept:
-        logging.info("%s: kept fresh: %s", file, ", ".join(sorted(kept)))
-    return jax.tree.map_with_path(lambda p, x: _place(arrays.get(_name(p)), x), dict(variables))
+    return _Match(weights, shapes, found, order, notes)
+
+
+def _published_labels(weights: Weights) -> list[str] | None:
+    """The names of the head's rows; None where nobody gave them any."""
+    given = (weights.config or {}).get("id2label") or {}
+    names = [str(given[k]) for k in sorted(given, key=int)]
+    return None if all(re.fullmatch(r"LABEL_\d+", n) for n in names) else names
+
+
+def _order(
+    published: list[str] | None, task: list[str], notes: list[str], faults: list[str]
+) -> list[int] | None:
+    """Number in the file of each label of the task, matched by name; None: they stand in order."""
+    if published is None:
+        notes.append(f"labels without names: they are taken to be, in order, {', '.join(task)}")
+        return None
+    theirs, ours = ([name.lower() for name in names] for names in (published, task))
+    if theirs == ours:
+        return None
+    if sorted(theirs) != sorted(ours):
+        faults.append(f'labels: the head tells {published} apart, the task {task}: head="fresh"?')
+        return None
+    notes.append(f"head reordered from {published} to {task}")
+    return [theirs.index(name) for name in ours]
+
+
+def _class_axes(net: Net, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Path of each variable that grows with the number of classes -> the axis along which."""
+    larger = _shapes(dataclasses.replace(net, num_classes=net.num_classes + 1))
+    return {
+        name: axis
+        for name, shape in shapes.items()
+        for axis, (few, many) in enumerate(zip(shape, larger[name]))
+        if few != many
+    }
+
+
+def _adapted(net: Net, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    made = net.architecture.adapt(name.split("/", 1)[1], array, shape)
+    return made if made is not None and made.shape == shape else None
 
 
 def to_published(net: Net, variables: Mapping[str, Any], dialect: int = 0) -> dict[str, np.ndarray]:
     """Variables (or gradients shaped like them) under published keys, in the published layout."""
-    table = _key_table(net, net.architecture.published_names()[dialect])
+    table = _key_table(_shapes(net), net.architecture.published_names()[dialect])
     return {table[k][0]: _theirs(k, np.asarray(v)) for k, v in _leaves(variables).items()}
 
 
-def architecture_from_config(path: str | Path) -> Architecture:
+def save(
+    net: Net,
+    variables: Mapping[str, Any],
+    folder: Path,
+    label_names: Sequence[str],
+    encoder: Encoder | None = None,
+) -> None:
+    """Writes model.safetensors, config.json and the encoder's files: what transformers loads.
+
+    Raises FileExistsError where the folder holds weights, ValueError for a net that has no
+    published form or for another number of labels.
+    """
+    if len(label_names) != net.num_classes:
+        raise ValueError(f"{len(label_names)} labels {label_names} for {net.num_classes} classes")
+    if there := sorted(folder.glob("*.safetensors")):
+        raise FileExistsError(f"{there[0]} is there already: give a folder without weights")
+    config = net.architecture.to_config() | {
+        "id2label": {str(i): name for i, name in enumerate(label_names)},
+        "label2id": {name: i for i, name in enumerate(label_names)},
+    }
+    tensors = {
+        k: np.ascontiguousarray(v, np.float32) for k, v in to_published(net, variables).items()
+    }
+    counters = [k for k in tensors if k.endswith(".running_var")]  # PyTorch's, of batches seen
+    tensors |= {
+        k.replace("running_var", "num_batches_tracked"): np.zeros((), np.int64) for k in counters
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    if encoder is not None:
+        encoder.save(folder)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def architecture_from_config(path: str | Path, keys: Iterable[str] = ()) -> Architecture:
     """The architecture that a config.json describes; `path` is the file or its folder.
 
+    `keys` are those of the weights, where they are known (see `Architecture.from_config`).
     Raises UnknownName for a model type that no family has, ValueError for an unknown variant.
     """
-    file = _file(path, "config.json")
+    file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     config = json.loads(file.read_text())
     families = [registry.plugin("models", n) for n in registry.available("models")]
     types = {name: f for f in families for name in f.model_types}
     model_type = str(config.get("model_type"))
     if model_type not in types:
         raise UnknownName(model_type, f"model_type in {file}:", types)
-    return types[model_type].from_config(config)
+    return types[model_type].from_config(config, keys)
 
 
-def _file(path: str | Path, name: str) -> Path:
-    file = Path(path) / name if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}: give a folder that holds {name}, or such a file")
-    return file
-
-
-def _key_table(net: Net, names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def _key_table(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """Our path of each variable -> the keys that it may have in a file."""
     table = {}
-    for path in _leaves(net.variable_shapes()):
+    for path in paths:
         alone = path.split("/", 1)[1]
         module, variable = alone.rsplit("/", 1)
         usual = VARIABLES.get(variable, ())
@@ -140,11 +260,20 @@ def _theirs(path: str, array: np.ndarray) -> np.ndarray:
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
+def _blank(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of a shape that takes no memory."""
+    return np.broadcast_to(np.False_, shape)
+
+
 def _place(array: np.ndarray | None, like: Any) -> Any:
     """`array` where `like` is committed to be; `like` itself where there is none."""
     if array is None:
         return like
     return jax.device_put(array, like.sharding if getattr(like, "committed", False) else None)
+
+
+def _shapes(net: Net) -> dict[str, tuple[int, ...]]:
+    return {path: leaf.shape for path, leaf in _leaves(net.variable_shapes()).items()}
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 In the ImageNet form a bottleneck has its stride in the 3x3 convolution ("v1.5"). The CIFAR form has
 a 3x3 stem without pooling, and shortcuts without parameters (section 4.2, option A): every second
-pixel, and zeros for the channels that are not there.
+pixel, and zeros for the channels that are not there. Group normalisation (arXiv 1803.08494) in the
+place of batch normalisation is an option: examples then do not depend on the rest of their batch.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from fairkd_jax.models.layers import BatchNorm, Conv, Dense, check_dtype
+from fairkd_jax.models.layers import BatchNorm, Conv, Dense, GroupNorm, check_dtype, max_pool
 from fairkd_jax.models.net import Architecture, call_block
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
@@ -26,6 +28,7 @@ BLOCKS = {  # convolutions of a block: size, divisor of its width, has the block
 }
 STEMS = ("pooled", "plain")
 SHORTCUTS = ("projection", "padding")
+NORMS = {"batch": BatchNorm, "group": GroupNorm}
 
 
 def _imagenet(depths: tuple[int, ...], block: str) -> dict[str, Any]:
@@ -61,17 +64,13 @@ class ResNet(Architecture):
     }
     model_types: ClassVar[tuple[str, ...]] = ("resnet",)
 
-    depths: tuple[int, ...] = (
-        2,
-        2,
-        2,
-        2,
-    )  # blocks by stage; each stage but the first halves the map
+    depths: tuple[int, ...] = (2, 2, 2, 2)  # blocks by stage; all but the first halve the map
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels that leave a stage
     block: str = "basic"  # basic | bottleneck: reduced to a quarter inside
     stem_width: int = 64
     stem: str = "pooled"  # pooled: 7x7/2, then max-pooling 3x3/2 | plain: 3x3
     shortcut: str = "projection"  # projection: 1x1 convolution | padding: no parameters
+    norm: str = "batch"  # batch | group: without running statistics
     channels: int | None = None  # of the image
     dtype: str = "float32"  # of products: float32 | bfloat16
     remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
@@ -82,6 +81,7 @@ class ResNet(Architecture):
             ("block", self.block, BLOCKS),
             ("stem", self.stem, STEMS),
             ("shortcut", self.shortcut, SHORTCUTS),
+            ("norm", self.norm, NORMS),
         ):
             if value not in choices:
                 raise UnknownName(value, f"{name} of resnet:", choices)
@@ -129,11 +129,38 @@ class ResNet(Architecture):
             channels=config["num_channels"],
         )
 
+    def to_config(self) -> dict[str, Any]:
+        """As in the contract; ValueError for the CIFAR form and for group normalisation.
+
+        `transformers` has neither.
+        """
+        for name, known in (("stem", "pooled"), ("shortcut", "projection"), ("norm", "batch")):
+            if (value := getattr(self, name)) != known:
+                raise ValueError(
+                    f"resnet {name} = {value!r}: transformers has no such net, only {known!r}"
+                )
+        return {
+            "architectures": ["ResNetForImageClassification"],
+            "model_type": "resnet",
+            "hidden_act": "relu",
+            "downsample_in_first_stage": False,
+            "downsample_in_bottleneck": False,
+            "depths": list(self.depths),
+            "hidden_sizes": list(self.widths),
+            "layer_type": self.block,
+            "embedding_size": self.stem_width,
+            "num_channels": self.channels,
+        }
+
     @property
     def ignored_keys(self) -> str:
         return r".*\.num_batches_tracked"
 
     def published_names(self) -> tuple[dict[str, str], ...]:
+        """transformers' names, with a prefix or not, and torchvision's, of two heads.
+
+        Only torchvision's where the normalisation is by groups: they say nothing of its kind.
+        """
         hugging_face = {
             "stem/conv": "embedder.embedder.convolution",
             "stem/norm": "embedder.embedder.normalization",
@@ -153,20 +180,46 @@ class ResNet(Architecture):
                     hugging_face[f"{conv}/norm"] = f"{theirs}.layer.{j}.normalization"
                     torchvision[f"{conv}/conv"] = f"layer{s + 1}.{b}.conv{j + 1}"
                     torchvision[f"{conv}/norm"] = f"layer{s + 1}.{b}.bn{j + 1}"
-        return (
+        tables = (
             {k: f"resnet.{v}" for k, v in hugging_face.items()} | {"head": "classifier.1"},
             hugging_face | {"head": "classifier.1"},
             torchvision | {"head": "fc"},
             torchvision | {"head": "linear"},  # CIFAR nets of akamaster/pytorch_resnet_cifar10
         )
+        return tables if self.norm == "batch" else tables[2:]
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Channels that blocks add to are one axis for as long as nothing but sums passes them on.
+
+        Padding shortcuts move channels to the middle of the wider map. Cut maps are padded by less,
+        so what a stage adds to is then not what its teacher's counterpart added to.
+        """
+        stream, names = "stem", {"stem/conv": ("", "", "", "stem"), "stem/norm": ("stem",)}
+        for s, depth in enumerate(self.depths):
+            inputs, width = (self.stem_width, *self.widths)[s : s + 2]
+            same = width == inputs and (s == 0 or self.shortcut == "padding")
+            last = stream if same else f"stage{s + 1}"
+            for b in range(depth):
+                block = f"stage{s + 1}/block{b + 1}"
+                names[f"{block}/projection/conv"] = ("", "", stream, last)
+                names[f"{block}/projection/norm"] = (last,)
+                inside = [f".conv{j + 1}" for j in range(len(BLOCKS[self.block]) - 1)]
+                ends = [stream, *inside, last]
+                for j, (before, after) in enumerate(itertools.pairwise(ends)):
+                    names[f"{block}/conv{j + 1}/conv"] = ("", "", before, after)
+                    names[f"{block}/conv{j + 1}/norm"] = (after,)
+                stream = last
+        return names | {"head": (stream, "")}
 
 
 class ConvNorm(nnx.Module):
-    """A convolution and its batch normalisation."""
+    """A convolution and its normalisation."""
 
-    def __init__(self, inputs: int, outputs: int, size: int, stride: int, dtype: str, rngs):
-        self.conv = Conv(inputs, outputs, size, stride, dtype, rngs)
-        self.norm = BatchNorm(outputs, dtype)
+    def __init__(
+        self, arch: ResNet, inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs
+    ):
+        self.conv = Conv(inputs, outputs, size, stride, arch.dtype, rngs)
+        self.norm = NORMS[arch.norm](outputs, arch.dtype)
 
     def __call__(self, x: Float[Array, "B Y X K"], tape: Tape) -> Float[Array, "B V U F"]:
         return self.norm(self.conv(x), tape)
@@ -179,10 +232,10 @@ class Block(nnx.Module):
         self.stride, self.growth = stride, outputs - inputs
         self.last = len(BLOCKS[arch.block])
         if arch.shortcut == "projection" and (stride > 1 or self.growth):
-            self.projection = ConvNorm(inputs, outputs, 1, stride, arch.dtype, rngs)
+            self.projection = ConvNorm(arch, inputs, outputs, 1, stride, rngs)
         for j, (size, divisor, strided) in enumerate(BLOCKS[arch.block], start=1):
             width, step = outputs // divisor, stride if strided else 1
-            setattr(self, f"conv{j}", ConvNorm(inputs, width, size, step, arch.dtype, rngs))
+            setattr(self, f"conv{j}", ConvNorm(arch, inputs, width, size, step, rngs))
             inputs = width
 
     def __call__(
@@ -227,7 +280,7 @@ class Network(nnx.Module):
     def __init__(self, arch: ResNet, num_classes: int, rngs: nnx.Rngs):
         self.pooled, self.depth = arch.stem == "pooled", len(arch.widths)
         size, stride = (7, 2) if self.pooled else (3, 1)
-        self.stem = ConvNorm(arch.channels, arch.stem_width, size, stride, arch.dtype, rngs)
+        self.stem = ConvNorm(arch, arch.channels, arch.stem_width, size, stride, rngs)
         for s in range(self.depth):
             setattr(self, f"stage{s + 1}", Stage(arch, s, rngs))
         init = nnx.initializers.normal(0.01)  # arXiv 1706.02677, section 5.1
@@ -237,7 +290,7 @@ class Network(nnx.Module):
         x = tape("input", inputs["pixels"])
         x = jax.nn.relu(self.stem(x, tape))
         if self.pooled:
-            x = nnx.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+            x = max_pool(x, 3, 2)
         x = tape("stem", x)
         for s in range(1, self.depth + 1):
             x = getattr(self, f"stage{s}")(x, tape, f"stage{s}")

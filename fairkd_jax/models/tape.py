@@ -6,8 +6,11 @@ Each intermediate of a network passes once. One vocabulary for all families:
     block07/attn_probs          [B, N, T, T], computed only if asked for
     block07/head_out            [B, T, N, H], before the output projection
     block07/attn_out  block07/mlp_out  block07/out
-    enc/embed  enc/block07/...  enc/out  dec/block07/cross_probs ...  (T5: two stacks)
-    stem  stage2/block1/out                                          (ResNet)
+    enc/embed  enc/block07/...  enc/out      (T5: two stacks; out is normalised)
+    dec/embed  dec/block07/...  dec/out      (and from the decoder to the encoder:)
+    dec/block07/cross_probs  dec/block07/cross_head_out  dec/block07/cross_out
+    lm_logits                   [B, P, V], of words (T5 that answers in words)
+    stem  stage2/block1/out                  (ResNet)
     features                    what the head reads
 """
 

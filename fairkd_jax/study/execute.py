@@ -21,6 +21,7 @@ from fairkd_jax import registry
 from fairkd_jax.config import SELECTION_RULES, Stage, Study, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.evaluation.sums import label_map
+from fairkd_jax.models import transfer
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import plan, stage
 from fairkd_jax.train import log, loop
@@ -41,6 +42,9 @@ def check(study: Study) -> list[plan.Run]:
     for one in plan.stages(planned):
         if one.kind == "train":
             _check_train(one, tried)
+        elif one.kind == "transfer":
+            nets = (loop.net_of(s.config.data, s.config.model) for s in (one.inputs["net"], one))
+            transfer.plan(*nets, one.config.transfer)
         elif one.kind == "evaluate":
             key = json.dumps([as_dict(plan.data_of(one)), as_dict(one.config)], sort_keys=True)
             if key not in tried:
@@ -82,7 +86,7 @@ def table_of_stages(planned: list[plan.Run], workdir: pathlib.Path) -> str:
         train = one.kind == "train"
         row = {
             "stage": one.kind,
-            "model": plan.model_name(one.config.model) if train else "",
+            "model": plan.model_name(one.config.model) if hasattr(one.config, "model") else "",
             "debias": one.config.debias["name"] if train else "",
             "distill": "+".join(d["name"] for d in one.config.distill) if train else "",
             "reads": ", ".join(sorted(one.inputs)),

@@ -23,6 +23,7 @@ from fairkd_jax.config import (
     Study,
     TableStage,
     TrainStage,
+    TransferStage,
     update,
 )
 from fairkd_jax.train.step import table_of
@@ -62,8 +63,10 @@ class Run:
 
 
 def model_name(model: Plugin) -> str:
-    """ "bert/tiny"."""
-    return "/".join(str(model[k]) for k in ("name", "preset") if model.get(k))
+    """ "bert/tiny", or "bert/minilm" by the name of the published weights it starts from."""
+    weights = str(model.get("pretrained") or "").rstrip("/").rpartition("/")[2]
+    parts = model.get("name"), model.get("preset"), weights.removesuffix(".safetensors")
+    return "/".join(str(part) for part in parts if part)
 
 
 def label(value: Any) -> str:
@@ -110,7 +113,11 @@ def _train(experiment: Experiment, role: Role, debias: Plugin) -> Stage:
 
 
 def _distilled(experiment: Experiment, debias: Plugin, teacher: Stage) -> Stage:
-    """The student under a teacher: live where its inside is read or inputs change, else a table."""
+    """The student under a teacher: live where its inside is read or inputs change, else a table.
+
+    It starts from weights of the teacher where the experiment says so; so does, then, a first
+    stage that a method trains like the student.
+    """
     methods = [registry.build("distill", d) for d in experiment.distill]
     method = registry.build("debias", debias)
     stage = dataclasses.replace(
@@ -123,9 +130,23 @@ def _distilled(experiment: Experiment, debias: Plugin, teacher: Stage) -> Stage:
     elif "logits" in reads:
         table = Stage("table", TableStage(("logits",), experiment.data.split), {"net": teacher})
         stage = stage.hang(**{table_of("teacher"): table})
+    if experiment.transfer:
+        stage = stage.hang(init=_start(experiment, teacher))
     for distiller in methods:
         stage = distiller.stages(stage)
     return method.stages(stage)
+
+
+def _start(experiment: Experiment, teacher: Stage) -> Stage:
+    """The weights of the teacher that the student starts from; ValueError if it has others."""
+    model = experiment.student.model
+    if model.get("pretrained"):
+        raise ValueError(
+            f"the student starts from {model['pretrained']} and, by transfer, from its teacher: "
+            "leave out student.model.pretrained, or say transfer = None"
+        )
+    config = TransferStage(experiment.data, model, experiment.transfer, experiment.seed)
+    return Stage("transfer", config, {"net": teacher})
 
 
 def runs(study: Study) -> list[Run]:
@@ -212,5 +233,6 @@ def smoke(study: Study) -> Study:
     for role in ("teacher", "student"):
         train = getattr(study.experiment, role).train
         overrides |= {f"{role}.train.{k}": v for k, v in small.items()}
+        overrides[f"{role}.train.steps"] = min(train.steps, small["steps"])
         overrides[f"{role}.train.eval_every"] = min(train.eval_every, 2)
     return dataclasses.replace(study, seeds=1, experiment=update(study.experiment, overrides))

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
@@ -23,13 +24,16 @@ from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.evaluate import evaluate, predict_columns
 from fairkd_jax.evaluation.sums import Sums
 from fairkd_jax.models.net import Net
+from fairkd_jax.models.transfer import transfer
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.representation.compare import compare_nets
 from fairkd_jax.study.plan import data_of
 from fairkd_jax.train import checkpoint, loop
+from fairkd_jax.train.step import fresh_net
 from fairkd_jax.types import Batch
 
 STATES = ("done", "partial", "missing")
+NET_FILE = "net.json"  # which inputs a stage's net was trained on
 KEPT_NETS = 8  # trained nets kept in memory: the next stage usually asks for the last ones
 
 
@@ -51,9 +55,13 @@ class Place:
         return sharding.put_batch(batch, self.mesh)
 
     def net(self, stage: Stage) -> tuple[Net, Any]:
-        """The net that a train stage left, and its variables on the devices."""
+        """The net that a train or transfer stage left, and its variables on the devices.
+
+        Raises ValueError where the data now encode inputs otherwise than in its training.
+        """
         if stage.identity not in self.nets:
             net = loop.net_of(stage.config.data, stage.config.model)
+            _check_inputs(net, self.folder(stage))
             shapes = net.variable_shapes()
             target = jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -138,8 +146,41 @@ def _train(stage: Stage, folder: pathlib.Path, place: Place) -> int:
         stopping=place.stopping,
         name=f"{stage.config.debias['name']} {stage.identity[:6]}",
     )
+    _write_inputs(loop.net_of(stage.config.data, stage.config.model), folder)
     checkpoint.remove(folder / "checkpoints")
     return train.steps * train.batch_size
+
+
+def _transfer(stage: Stage, folder: pathlib.Path, place: Place) -> int:
+    config = stage.config
+    net = loop.net_of(config.data, config.model)
+    fresh = fresh_net(net, place.mesh, np.uint32(config.seed))
+    teacher = place.net(stage.inputs["net"])
+    variables, done = transfer(*teacher, net, fresh, config.transfer)
+    for line in done.lines():  # not as info, which launchers do not show
+        logging.warning("transfer %s: %s", stage.identity[:6], line)
+    if jax.process_index() == 0:
+        write_json(folder / "transfer.json", done.record())
+    checkpoint.save_net(folder / "net", variables)
+    _write_inputs(net, folder)
+    return 0
+
+
+def _write_inputs(net: Net, folder: pathlib.Path) -> None:
+    if jax.process_index() == 0:
+        write_json(folder / NET_FILE, {"view": net.view, "identity": net.identity})
+
+
+def _check_inputs(net: Net, folder: pathlib.Path) -> None:
+    """Raises ValueError unless the net reads what it was trained on."""
+    path = folder / NET_FILE
+    trained = json.loads(path.read_text()) if path.exists() else {}
+    if trained.get("identity", net.identity) != net.identity:
+        raise ValueError(
+            f"the net in {folder} was trained on view {trained['view']!r} as encoded by "
+            f"{trained['identity']}, and now it is encoded by {net.identity}: the data or the "
+            "tokenizer changed since. Bring them back, or train in another folder"
+        )
 
 
 def _validate(stage: Stage, place: Place, variables: Any) -> tuple[dict[str, float], float | None]:
@@ -241,7 +282,13 @@ def _compare(stage: Stage, folder: pathlib.Path, place: Place) -> int:
     return len(source.split)
 
 
-KINDS = {"train": _train, "table": _table, "evaluate": _evaluate, "compare": _compare}
+KINDS = {
+    "train": _train,
+    "transfer": _transfer,
+    "table": _table,
+    "evaluate": _evaluate,
+    "compare": _compare,
+}
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

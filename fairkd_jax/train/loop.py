@@ -6,19 +6,24 @@ checkpoint at step s means that everything up to s was checked, logged and valid
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from fairkd_jax import registry, sharding
 from fairkd_jax.config import Data, TrainStage
 from fairkd_jax.data import pipeline
+from fairkd_jax.data.dataset import View
 from fairkd_jax.data.tables import Table
+from fairkd_jax.models import pretrained, weights
 from fairkd_jax.models.net import Net, make_net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import log, optim
@@ -75,8 +80,12 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
     train, mix = config.train, config.mix
     if mix.scope not in SCOPES:
         raise UnknownName(mix.scope, "mix.scope", SCOPES)
-    if min(train.steps, train.batch_size, train.accumulate, train.log_every) < 1:
-        raise ValueError(f"train needs steps, batch_size, accumulate, log_every >= 1: {train}")
+    fewest = 0 if train.select == "last" else 1
+    if train.steps < fewest or min(train.batch_size, train.accumulate, train.log_every) < 1:
+        raise ValueError(
+            "train needs steps, batch_size, accumulate, log_every >= 1 (with select = 'last' also "
+            f"steps = 0: the weights it starts from, as they are): {train}"
+        )
     if train.batch_size % (jax.device_count() * train.accumulate):
         raise ValueError(
             f"train.batch_size = {train.batch_size} does not divide over {jax.device_count()} "
@@ -109,14 +118,43 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         accumulate=train.accumulate,
         deterministic=train.deterministic,
     )
+    if start := weights.split(config.model)[1]:
+        _check_published(config.data, program.student, start)
     return program, jax.tree.map(np.float32, methods)
+
+
+def _check_published(data: Data, net: Net, start: weights.Start) -> None:
+    """Raises ValueError for published weights of other shapes, labels or tokens than the net's."""
+    label_names = pipeline.open_data(data).dataset.info.label_names
+    pretrained.check(net, start.pretrained, start.head, label_names)
+    folder = weights.find(start.pretrained).folder
+    theirs = _identity_beside(registry.build("views", data.views[net.view]), folder)
+    if theirs not in (None, net.identity):
+        raise ValueError(
+            f"the weights {start.pretrained} read what {theirs} encodes, but view {net.view!r} is "
+            f"encoded by {net.identity}: to them its numbers mean other words. Give the view their "
+            f"tokenizer: data.views.{net.view}.tokenizer={folder}"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _identity_beside(view: View, folder: pathlib.Path) -> str | None:
+    """What encodes inputs as weights in `folder` read them; said once where it is not known."""
+    found = view.identity_of(folder)
+    if found is None:
+        logging.warning(
+            "no tokenizer beside the weights in %s: that they read what %s gives is taken on trust",
+            folder,
+            view,
+        )
+    return found
 
 
 def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) -> Any:
     return pipeline.train_batches(
         pipeline.open_data(config.data).source(config.data.split),
         seed=config.seed,
-        steps=config.train.steps,
+        steps=max(config.train.steps, 1),  # one at least, to know shapes by
         batch_size=config.train.batch_size,
         sampler=config.data.sampler,
         tables=tables,
@@ -185,6 +223,7 @@ def run(
         seed,
     )
     state = fresh_state(program, mesh, *arguments)
+    state = _start_from_published(state, program.student, config)
     if inputs.start is not None:
         state = _start_from(state, inputs.start)
 
@@ -246,14 +285,27 @@ def student_variables(state: Any) -> dict[str, Any]:
     return {"params": state.params["nets"]["student"], "stats": state.stats["student"]}
 
 
-def _start_from(state: Any, variables: Any) -> Any:
-    """The state with the student's weights replaced."""
-    old = student_variables(state)
+def _start_from_published(state: Any, net: Net, config: TrainStage) -> Any:
+    """The state with the weights that the model's config names, if any, in every trained net."""
+    if (start := weights.split(config.model)[1]) is None:
+        return state
+    label_names = pipeline.open_data(config.data).dataset.info.label_names
+    for name, params in state.params["nets"].items():
+        fresh = {"params": params, "stats": state.stats[name]}
+        read = pretrained.load(net, start.pretrained, fresh, start.head, label_names)
+        state = _start_from(state, read, name)
+    return state
+
+
+def _start_from(state: Any, variables: Any, name: str = "student") -> Any:
+    """The state with the weights of one net replaced."""
+    old = {"params": state.params["nets"][name], "stats": state.stats[name]}
     shapes, given = (jax.tree.map(np.shape, t) for t in (old, variables))
     if shapes != given:
         raise ValueError("the weights to start from are not those of this student's architecture")
-    params = state.params | {"nets": state.params["nets"] | {"student": variables["params"]}}
-    return state.replace(params=params, stats=state.stats | {"student": variables["stats"]})
+    variables = jax.tree.map(jnp.copy, variables)  # the state is donated, the net is not
+    params = state.params | {"nets": state.params["nets"] | {name: variables["params"]}}
+    return state.replace(params=params, stats=state.stats | {name: variables["stats"]})
 
 
 def _check_finite(pending: list[dict], done: int, folder: pathlib.Path) -> dict[str, float]:

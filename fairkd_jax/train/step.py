@@ -205,14 +205,19 @@ def train_step(
     batch: Batch,
     teachers: dict[str, Any],
     seed: Array,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """The state after one step on one global batch, and the step's metrics (float32 scalars).
+
+    With a mesh, over which large parameters may be split, they are gathered to compute with.
 
     With `accumulate` = k the gradient is the mean over k micro-batches, weighted by their real
     rows; micro-batches are unrolled, for a convolution's weight gradient inside a scan is slow.
     """
     key = jax.random.fold_in(_stream(seed, STEPS), state.step)
-    gradient = jax.grad(_loss, has_aux=True)
+    gather = functools.partial(sharding.whole, mesh=mesh) if mesh else lambda tree: tree
+    gradient = jax.grad(lambda params, *rest: _loss(gather(params), *rest), has_aux=True)
+    teachers = gather(teachers)
     rows = jnp.maximum(jnp.sum(batch["real"]), 1.0)
     stats, memory, grads, metrics = state.stats, state.memory, None, None
     for k in range(program.accumulate):
@@ -249,7 +254,7 @@ def compile_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainState
     """`train_step` under one `jax.jit` for all runs of the program; the state is donated."""
 
     def step(state, *arguments):
-        state, metrics = train_step(program, state, *arguments)
+        state, metrics = train_step(program, state, *arguments, mesh)
         return jax.lax.with_sharding_constraint(
             state, sharding.state_shardings(state, mesh)
         ), metrics
@@ -264,9 +269,13 @@ def fresh_state(program: Program, mesh: Mesh, methods: Methods, *arguments: Any)
     """
     seed = arguments[-1]
     names = ("student", *methods.debias.extra_nets)
-    make = _compile_init_net(program.student, mesh)
-    nets = {name: make(seed, np.uint32(i)) for i, name in enumerate(names)}
+    nets = {name: fresh_net(program.student, mesh, seed, i) for i, name in enumerate(names)}
     return _compile_init(program, mesh)(methods, *arguments[:-1], nets, seed)
+
+
+def fresh_net(net: Net, mesh: Mesh, seed: np.uint32, i: int = 0) -> dict[str, Any]:
+    """Variables of the i-th net of a run, the student first, as training with a seed has them."""
+    return _compile_init_net(net, mesh)(seed, np.uint32(i))
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Every published model whose family is here: outputs, insides, gradients, BatchNorm updates."""
 
+import dataclasses
 import json
 import re
 
@@ -8,32 +9,37 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import DATA, ORACLES
+from conftest import ORACLES
 
 from fairkd_jax import registry
 from fairkd_jax.losses import cross_entropy
-from fairkd_jax.models import pretrained
-from fairkd_jax.models.net import Net, make_net
+from fairkd_jax.models import pretrained, weights
+from fairkd_jax.models.net import Net
+from fairkd_jax.models.positions import prefix_tree, relative_buckets
 
 FAMILIES = {
     t for n in registry.available("models") for t in registry.plugin("models", n).model_types
 }
 FILES = sorted((ORACLES / "models").glob("*.json")) if ORACLES else []
-TYPES = {
-    f.name.removesuffix(".config.json"): json.loads(f.read_text())["model_type"]
+CONFIGS = {
+    f.name.removesuffix(".config.json"): json.loads(f.read_text())
     for f in FILES
     if f.name.endswith(".config.json")
 }
-CASES = [name for name, family in TYPES.items() if family in FAMILIES]
-OTHERS = [f.stem for f in FILES if not f.name.endswith(".config.json") and f.stem not in TYPES]
+CASES = [name for name, config in CONFIGS.items() if config["model_type"] in FAMILIES]
+WRITERS = [c for c in CASES if CONFIGS[c]["architectures"][0].endswith("ConditionalGeneration")]
+CLASSIFIERS = [c for c in CASES if c not in WRITERS]
+OTHERS = [f.stem for f in FILES if not f.name.endswith(".config.json") and f.stem not in CONFIGS]
 OPTIMISERS = [c for c in OTHERS if "adamw" in c]
+BUCKETS = [c for c in OTHERS if c.endswith("relative_buckets")]
 
-INPUTS = {  # the oracle's name of an input -> view, ours, its axes in our order
-    "input_ids": ("wordpiece", "tokens", (0, 1)),
-    "attention_mask": ("wordpiece", "mask", (0, 1)),
-    "token_type_ids": ("wordpiece", "segments", (0, 1)),
-    "pixel_values": ("image", "pixels", (0, 2, 3, 1)),
+INPUTS = {  # the oracle's name of an input -> ours, its axes in our order
+    "input_ids": ("tokens", (0, 1)),
+    "attention_mask": ("mask", (0, 1)),
+    "token_type_ids": ("segments", (0, 1)),
+    "pixel_values": ("pixels", (0, 2, 3, 1)),
 }
+STACKS = {"enc/": "encoder_", "dec/": "decoder_"}  # ours -> theirs, where there are two
 
 
 def read(name):
@@ -45,11 +51,13 @@ def targets(meta):
     return {k: v for k, v in meta["expected"].items() if v["role"] == "target"}
 
 
-def hidden_taps(taps):
+def hidden_taps(taps, stack=""):
     """Names of the hidden states that are published, in order."""
-    blocks = [n for n in taps if re.fullmatch(r"block\d+/out", n)]
+    blocks = [n for n in taps if re.fullmatch(rf"{stack}block\d+/out", n)]
+    if f"{stack}out" in taps:  # normalised: published in place of what the last block gives
+        blocks[-1] = f"{stack}out"
     if blocks:
-        return ["embed", *blocks]
+        return [f"{stack}embed", *blocks]
     stages = {}
     for n in taps:
         if match := re.fullmatch(r"(stage\d+)/block\d+/out", n):
@@ -57,9 +65,28 @@ def hidden_taps(taps):
     return ["stem", *stages.values()]
 
 
-def run(net, variables, batch, label, train):
-    """Everything that a case may expect, by the oracle's key, in the oracle's layout."""
+def insides(names, taps):
+    """Hidden states and attention by the oracle's key; `names` in the order of the computation."""
+    got = {}
+    for stack, key in (STACKS if "enc/out" in names else {"": ""}).items():
+        for i, name in enumerate(hidden_taps(names, stack)):
+            state = taps[name]
+            got[f"{key}hidden_{i}"] = jnp.moveaxis(state, -1, 1) if state.ndim == 4 else state
+        probs = [n for n in names if n.startswith(stack) and n.endswith("attn_probs")]
+        got |= {f"{key}attention_{i}": taps[name] for i, name in enumerate(probs)}
+        if stack:
+            last = [n for n in names if re.fullmatch(rf"{stack}block\d+/out", n)][-1]
+            got[f"{key}last_hidden_state"] = taps[f"{stack}out"]
+            got[f"{key}residual_last"] = taps[last]
+    cross = [n for n in names if n.endswith("cross_probs")]
+    return got | {f"cross_attention_{i}": taps[name] for i, name in enumerate(cross)}
 
+
+def run(net, variables, batch, objective, train=False):
+    """Everything that a case may expect, by the oracle's key, in the oracle's layout; taps.
+
+    `objective` makes one number of Outputs.
+    """
     names = []
 
     def loss(params):
@@ -67,53 +94,116 @@ def run(net, variables, batch, label, train):
             {"params": params, "stats": variables["stats"]}, batch, train=train, save=".*"
         )
         names.extend(outputs.taps)  # in the order of the computation: jit returns sorted dicts
-        return jnp.mean(cross_entropy(outputs.logits, label)), (outputs, stats)
+        return objective(outputs), (outputs, stats)
 
     (value, (outputs, stats)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
         variables["params"]
     )
     got = {"logits": outputs.logits, "loss": value, "features": outputs.features}
-    for i, name in enumerate(hidden_taps(names)):
-        state = outputs.taps[name]
-        got[f"hidden_{i}"] = jnp.moveaxis(state, -1, 1) if state.ndim == 4 else state
-    for i, name in enumerate(n for n in names if n.endswith("attn_probs")):
-        got[f"attention_{i}"] = outputs.taps[name]
+    got |= insides(names, outputs.taps)
     published = pretrained.to_published(net, {"params": grads})
     got |= {f"grad/{k}": v for k, v in published.items()}
     got["grad_global_norm"] = optax.tree.norm(grads)
     got |= {f"stats/{k}": v for k, v in pretrained.to_published(net, {"stats": stats}).items()}
-    return got
+    return got, outputs.taps
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_matches_the_published_model(name):
-    meta, arrays = read(name)
+def published_net(name, num_classes, **options):
+    """(net, its published variables), with some options of the architecture replaced."""
     stem = ORACLES / "models" / name
-    architecture = pretrained.architecture_from_config(f"{stem}.config.json")
-    net = Net(architecture, arrays["out.logits"].shape[1], architecture.view)
-    variables = pretrained.load(net, f"{stem}.safetensors", net.variable_shapes())
-    inputs = {k.removeprefix("in."): v for k, v in arrays.items() if k.startswith("in.")}
-    label = jnp.asarray(inputs.pop("label"))
-    views = {}
-    for key, value in inputs.items():
-        view, ours, axes = INPUTS[key]
-        views.setdefault(view, {})[ours] = value.transpose(axes)
-    batch = {"views": views}
+    keys = weights.find(f"{stem}.safetensors").headers()
+    architecture = pretrained.architecture_from_config(f"{stem}.config.json", keys)
+    architecture = dataclasses.replace(architecture, **options)
+    net = Net(architecture, num_classes, architecture.view)
+    return net, pretrained.load(net, f"{stem}.safetensors", net.variable_shapes())
 
-    expected = targets(meta)
-    got = run(net, variables, batch, label, train=False)
-    if any(k.startswith("train/") for k in expected):
-        step = run(net, variables, batch, label, train=True)
-        got |= {f"train/{k}": v for k, v in step.items()}
-    real = inputs.get("attention_mask")
-    for key, facts in expected.items():
+
+def batch_for(net, arrays):
+    """What a case gives nets to read."""
+    inputs = {k.removeprefix("in."): v for k, v in arrays.items() if k.startswith("in.")}
+    given = {INPUTS[k][0]: v.transpose(INPUTS[k][1]) for k, v in inputs.items() if k in INPUTS}
+    return {"views": {net.view: given}}
+
+
+def compare(name, meta, arrays, got, real):
+    """All targets of a case; `real`: pattern over keys -> [B, T], positions that mean something."""
+    for key, facts in targets(meta).items():
         assert key in got, f"{name}: nothing of ours answers to {key}"
         ours, want = np.asarray(got[key]), arrays[f"out.{key}"]
-        if real is not None and key.startswith("hidden_"):  # padded queries mean nothing
-            ours, want = ours[real == 1], want[real == 1]
+        for pattern, there in real.items():
+            if re.fullmatch(pattern, key):
+                kept = there[:, None, :, None] if ours.ndim == 4 else there[:, :, None]
+                ours, want = ours * kept, want * kept
         np.testing.assert_allclose(
             ours, want, rtol=facts["rtol"], atol=facts["atol"], err_msg=f"{name}: {key}"
         )
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_matches_the_published_model(name):
+    meta, arrays = read(name)
+    net, variables = published_net(name, arrays["out.logits"].shape[1])
+    batch, label = batch_for(net, arrays), jnp.asarray(arrays["in.label"])
+
+    def objective(outputs):
+        return jnp.mean(cross_entropy(outputs.logits, label))
+
+    got, _ = run(net, variables, batch, objective)
+    if any(k.startswith("train/") for k in targets(meta)):
+        step, _ = run(net, variables, batch, objective, train=True)
+        got |= {f"train/{k}": v for k, v in step.items()}
+    mask = arrays.get("in.attention_mask")
+    compare(name, meta, arrays, got, {} if mask is None else {r"hidden_.*|encoder_.*": mask})
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_matches_the_published_writer(name):
+    """An encoder-decoder: row b of its labels are the words of class b.
+
+    Classes share one sequence of the decoder, in which each row here reads its own part.
+    """
+    meta, arrays = read(name)
+    labels = arrays["in.labels"]
+    there = labels >= 0
+    words = tuple(tuple(row[row >= 0].tolist()) for row in labels)
+    net, variables = published_net(name, len(words), label_tokens=words)
+    text, (node, _, _) = prefix_tree(words, start=0)
+    where = np.zeros_like(labels)
+    where[there] = node  # row by row, as the predictions are
+    reads = text.tokens[0][where]
+    np.testing.assert_array_equal(reads[there], arrays["in.decoder_input_ids"][there])
+
+    def objective(outputs):
+        return -jnp.trace(outputs.logits) / there.sum()
+
+    got, taps = run(net, variables, batch_for(net, arrays), objective)
+    scale = net.architecture.width**-0.5 if net.architecture.scale_outputs else 1.0
+    read_by_head = scale * taps["dec/out"]
+    np.testing.assert_allclose(read_by_head[:, 0], got["features"], rtol=1e-6)
+    got |= {"logits": taps["lm_logits"], "features": read_by_head}
+    decoder = r"logits|features|(cross|decoder)_.*"
+    for key in [k for k in got if re.fullmatch(decoder, k)]:
+        value = np.asarray(got[key])
+        if value.ndim == 3:
+            got[key] = np.take_along_axis(value, where[:, :, None], 1)
+        else:
+            got[key] = np.take_along_axis(value, where[:, None, :, None], 2)
+        if key.startswith("decoder_attention"):  # keys, of which the last may be no tokens at all
+            got[key] = np.take_along_axis(got[key], where[:, None, None], 3)
+            got[key] *= there[:, None, None]
+    got["first_step_logits"] = taps["lm_logits"][:, :1]
+    real = {r"encoder_.*": arrays["in.attention_mask"], decoder: there}
+    compare(name, meta, arrays, got, real)
+
+
+@pytest.mark.parametrize("name", BUCKETS)
+def test_relative_buckets_match(name):
+    meta, arrays = read(name)
+    for key, facts in targets(meta).items():
+        sizes = facts["params"]["num_buckets"], facts["params"]["max_distance"]
+        causal = key.endswith("causal")
+        got = relative_buckets(arrays["in.relative_position"], *sizes, causal=causal)
+        np.testing.assert_array_equal(got, arrays[f"out.{key}"], err_msg=key)
 
 
 def optimiser(key, hyper, params):
@@ -154,27 +244,7 @@ def test_cases_not_covered():
     """One line that says which reference cases have no family here."""
     if ORACLES is None:
         pytest.skip("no folder of reference numbers: set FAIRKD_ORACLES")
-    left = [n for n in TYPES if n not in CASES] + [c for c in OTHERS if c not in OPTIMISERS]
+    left = [n for n in CONFIGS if n not in CASES]
+    left += [c for c in OTHERS if c not in (*OPTIMISERS, *BUCKETS)]
     if left:
         pytest.skip(f"not covered, no such family yet: {', '.join(sorted(left))}")
-
-
-PUBLISHED_LOGITS = {  # of linspace(-2, 2, 3072) as a 3x32x32 image, by the authors' code
-    "20": (1.9895, -1.2611, 4.6909, 0.0877, 0.4219, -1.7173, -3.065, 1.22, 0.4164, -2.841),
-    "56": (3.95, -3.0633, 6.5524, 0.2858, 0.1814, -0.851, 0.166, -1.6786, -1.042, -4.5273),
-}
-
-
-@pytest.mark.parametrize("depth", PUBLISHED_LOGITS)
-def test_published_cifar_weights_give_the_published_logits(depth):
-    folder = DATA / "cifar_resnets" if DATA else None
-    if folder is None or not folder.is_dir():
-        pytest.skip("no folder cifar_resnets of published weights: set FAIRKD_DATA")
-    facts = {"image": {"height": 32, "width": 32, "channels": 3}}
-    net = make_net({"name": "resnet", "preset": f"cifar{depth}"}, 10, facts)
-    variables = pretrained.load(net, folder / f"resnet{depth}.safetensors", net.variable_shapes())
-    pixels = np.linspace(-2, 2, 3072, dtype=np.float32).reshape(1, 3, 32, 32).transpose(0, 2, 3, 1)
-    batch = {"views": {"image": {"pixels": pixels}}}
-    outputs = jax.jit(lambda v, b: net.apply(v, b, train=False)[0])(variables, batch)
-    # published to 4 decimals
-    np.testing.assert_allclose(outputs.logits[0], PUBLISHED_LOGITS[depth], rtol=0, atol=6e-5)

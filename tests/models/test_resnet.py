@@ -1,11 +1,15 @@
-"""ResNet: sizes, names of intermediates, shortcuts without parameters, what it refuses."""
+"""ResNet: sizes, names of intermediates, shortcuts, group normalisation, what it refuses."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from fairkd_jax.models.layers import GroupNorm
 from fairkd_jax.models.net import make_net
+from fairkd_jax.models.resnet import ResNet
+from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 
 FACTS = {"image": {"height": 8, "width": 8, "channels": 3, "identity": "image"}}
@@ -82,6 +86,61 @@ def test_other_images_do_not_change_an_answer_in_evaluation():
     )
 
 
+@pytest.mark.parametrize("width, groups", [(64, 32), (48, 16), (8, 8), (7, 1)])
+def test_group_normalisation(width, groups):
+    norm, reference = (
+        GroupNorm(width, "float32"),
+        nnx.GroupNorm(width, groups, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0)),
+    )
+    rng = np.random.default_rng(0)
+    for name in ("scale", "bias"):
+        value = jnp.asarray(rng.normal(size=width), jnp.float32)
+        getattr(norm, name)[...] = value
+        getattr(reference, name)[...] = value
+    x = jnp.asarray(rng.normal(2.0, 3.0, (2, 3, 2, width)), jnp.float32)
+    np.testing.assert_allclose(norm(x, Tape()), reference(x), rtol=1e-5, atol=1e-5)
+    assert GroupNorm(width, "bfloat16")(x, Tape()).dtype == jnp.bfloat16
+
+
+def test_with_groups_training_is_evaluation_and_examples_are_alone():
+    net = resnet(preset="mini", norm="group")
+    variables = jax.jit(net.init)(jax.random.key(0))
+    assert not jax.tree.leaves(variables["stats"])
+    apply = jax.jit(net.apply, static_argnames="train")
+    batch = images(4)
+    evaluated, _ = apply(variables, batch, train=False)
+    trained, _ = apply(variables, batch, train=True)
+    np.testing.assert_allclose(trained.logits, evaluated.logits, rtol=1e-6)
+    others = {"views": {"image": {"pixels": batch["views"]["image"]["pixels"].at[1:].set(5.0)}}}
+    np.testing.assert_allclose(
+        apply(variables, others, train=True)[0].logits[0], trained.logits[0], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_norm_by_groups_is_published_in_the_names_of_torchvision_alone():
+    names = resnet(preset="18", norm="group").architecture.published_names()
+    assert [n["head"] for n in names] == ["fc", "linear"]
+    assert names[0]["stem/norm"] == "bn1"
+    assert names == resnet(preset="18").architecture.published_names()[2:]
+
+
+@pytest.mark.parametrize("preset", ["18", "50"])
+def test_configs_there_and_back(preset):
+    architecture = resnet(preset=preset).architecture
+    assert ResNet.from_config(architecture.to_config()) == architecture
+
+
+def test_configs_that_are_refused():
+    config = resnet(preset="50").architecture.to_config()
+    for key, value in (("hidden_act", "gelu"), ("downsample_in_bottleneck", True)):
+        with pytest.raises(ValueError, match=f"{key} = {value!r}; only"):
+            ResNet.from_config(config | {key: value})
+    with pytest.raises(ValueError, match=r"stem = 'plain': transformers has .* only 'pooled'"):
+        resnet(preset="cifar20").architecture.to_config()
+    with pytest.raises(ValueError, match=r"norm = 'group': transformers has .* only 'batch'"):
+        resnet(preset="18", norm="group").architecture.to_config()
+
+
 def test_sizes_that_do_not_go_together():
     assert resnet(preset="tiny").architecture.channels == 3
     with pytest.raises(ValueError, match="channels = 1, but the images have 3"):
@@ -94,6 +153,7 @@ def test_sizes_that_do_not_go_together():
         ("block", "basic, bottleneck"),
         ("stem", "plain, pooled"),
         ("shortcut", "padding, projection"),
+        ("norm", "batch, group"),
     ):
         with pytest.raises(UnknownName, match=f"{option} of resnet: 'other'.*{choices}"):
             resnet(preset="tiny", **{option: "other"})

@@ -147,7 +147,7 @@ def test_a_host_that_does_not_report_is_named(tmp_path):
         ("--config.experiment.debias.name=jtf", "'jtf'. Did you mean 'jtt'?"),
         ("--config.experiment.debias.identify_sahre=3", "identify_share"),
         ("--config.experiment.stdent.train.steps=3", "student"),
-        ("--config.experiment.student.train.steps=0", "steps"),
+        ("--config.experiment.student.train.steps=-1", "steps"),
         ("--config.experiment.data.set.name=celeba", "colored_digits"),
         ("--config=nowhere.py", "nowhere.py"),
     ],

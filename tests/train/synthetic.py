@@ -10,9 +10,14 @@ from fairkd_jax.train.step import Methods, Program
 
 FACTS = {
     "wordpiece": {"vocab_size": 50, "length": 8, "identity": "synthetic"},
+    "unigram": {"vocab_size": 50, "length": 8, "identity": "synthetic"},
     "image": {"height": 8, "width": 8, "channels": 3, "identity": "synthetic"},
 }
-SMALL = {"bert": {"depth": 1, "width": 16, "heads": 2}}  # sizes below the preset, where it is large
+SMALL = {  # sizes below the preset, where it is large
+    "bert": {"depth": 1, "width": 16, "heads": 2},
+    "t5": {"depth": 1, "width": 16, "heads": 2, "head_width": 8, "mlp_width": 32},
+    "vit": {"depth": 1, "width": 16, "heads": 2},
+}
 CLASSES, ATTRIBUTES, EXAMPLES = 2, 2, 64
 
 
@@ -27,15 +32,17 @@ def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
     rng = np.random.default_rng(seed)
     length = rng.integers(3, 9, rows)
     mask = (np.arange(8) < length[:, None]).astype(np.int32)
+    words = {
+        "tokens": (rng.integers(5, 50, (rows, 8)) * mask).astype(np.int32),
+        "mask": mask,
+        "segments": np.zeros((rows, 8), np.int32),
+    }
     label = rng.integers(0, CLASSES, rows).astype(np.int32)
     attribute = rng.integers(0, ATTRIBUTES, rows).astype(np.int32)
     made = {
         "views": {
-            "wordpiece": {
-                "tokens": (rng.integers(5, 50, (rows, 8)) * mask).astype(np.int32),
-                "mask": mask,
-                "segments": np.zeros((rows, 8), np.int32),
-            },
+            "wordpiece": words,
+            "unigram": words,
             "image": {"pixels": rng.normal(size=(rows, 8, 8, 3)).astype(np.float32)},
         },
         "label": label,

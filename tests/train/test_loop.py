@@ -154,7 +154,8 @@ def test_layers_that_are_frozen_do_not_move(tmp_path):
         ({"data": dataclasses.replace(DIGITS, split="tset")}, "split.*'tset'.*'test'"),
         ({"optim": Optim(name="adam")}, "optim.name 'adam'.*adamw, sgd"),
         ({"optim": Optim(schedule="step")}, "optim.schedule 'step'"),
-        ({"train": Train(steps=0)}, "steps"),
+        ({"train": Train(steps=-1)}, "steps"),
+        ({"train": Train(steps=0, select="val_average")}, "steps = 0"),
         ({"train": Train(trainable="nets/student/haed/.*")}, "'nets/student/haed.*matches none"),
         ({"train": Train(accumulate=2)}, "couples"),
         (
@@ -204,6 +205,14 @@ def test_a_method_that_sees_no_attributes_is_given_none(monkeypatch, tmp_path):
     # A learning rate of its own kind of optimizer, so that no earlier trace is reused.
     loop.run(dataclasses.replace(erm, optim=Optim(name="sgd")), tmp_path, MESH)
     assert seen and all(not {"group", "attribute"} & names for names in seen)
+
+
+def test_no_step_leaves_the_weights_it_starts_from(tmp_path):
+    net = loop.net_of(DIGITS, NET)
+    start = jax.jit(net.init)(jax.random.key(7))
+    loop.run(config(steps=0), tmp_path, MESH, loop.Inputs(start=start))
+    assert_equal(finished(tmp_path), jax.device_get(start))
+    assert log.read(tmp_path / "metrics.jsonl") == []
 
 
 def test_metrics_are_lines_of_json(unbroken):

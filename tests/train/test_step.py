@@ -63,7 +63,7 @@ def combinations():
         yield pytest.param(*(room[i] for room, i in zip(rooms, index)), marks=marks)
 
 
-@pytest.mark.parametrize("debias, distill, family", combinations())
+@pytest.mark.parametrize("debias, distill, family", [*combinations()])
 def test_any_method_with_any_distillation_and_any_model(debias, distill, family):
     program, methods, teachers = setup(debias, distill, family)
     _learns(program, methods, teachers)

@@ -1,0 +1,399 @@
+"""T5, the text-to-text transformer (arXiv 1910.10683), as a classifier in three ways.
+
+Version 1.0 and version 1.1 (gated GELU, arXiv 2002.05202; a head for words of its own). Parameters
+start as in Mesh TensorFlow's and transformers' T5: normal, of standard deviation 1 / sqrt(inputs);
+queries also / sqrt(H), since attention does not scale its scores; 1 for the words.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from fairkd_jax.models.layers import Dense, RMSNorm, attend, check_dtype
+from fairkd_jax.models.net import Architecture, call_block
+from fairkd_jax.models.positions import Text, prefix_tree, relative_buckets, whole
+from fairkd_jax.models.tape import Tape
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Outputs
+
+START, END = 0, 1  # tokens: what the decoder begins with, </s>
+FIXED = {"decoder_start_token_id": START, "pad_token_id": START, "eos_token_id": END}
+PERCEPTRONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}  # gated?, by what
+OPTIONS = {  # ours -> published; our defaults are those of old configs, which are silent
+    "depth": "num_layers",
+    "decoder_depth": "num_decoder_layers",
+    "width": "d_model",
+    "heads": "num_heads",
+    "head_width": "d_kv",
+    "mlp_width": "d_ff",
+    "buckets": "relative_attention_num_buckets",
+    "max_distance": "relative_attention_max_distance",
+    "vocab_size": "vocab_size",
+    "dropout": "dropout_rate",
+    "epsilon": "layer_norm_epsilon",
+}
+V11 = {"gated": True, "tied": False, "scale_outputs": False}
+Published = Mapping[str, tuple[str, tuple[str, ...]]]  # our path -> name of a module, its axes
+States, Source = Float[Array, "B T D"], Float[Array, "B S D"]
+Places, Mask = Int[np.ndarray, " T"], Bool[Array, "#B 1 #T S"]
+Bias = Float[Array, "1 N T S"]
+Memory = tuple[Float[Array, "B M D"], Bool[Array, "B 1 1 M"]]  # the encoder's states, their mask
+
+
+def _sizes(depth: int, width: int, heads: int, mlp_width: int, **more: Any) -> dict[str, Any]:
+    return {"depth": depth, "width": width, "heads": heads, "mlp_width": mlp_width} | more
+
+
+@dataclasses.dataclass(frozen=True)
+class T5(Architecture):
+    """Reads int32 [B, T] {"tokens", "mask" (1 = real)} and answers by its `readout`.
+
+    first_step  A head on the decoder's state after the start token; features: that state.
+    sequence    As T5ForSequenceClassification: the decoder reads the input once more, a head with
+                a hidden layer its state before the last </s> (the first one, where there is none).
+    verbalizer  logits[b, c]: log-likelihood of the words of class c, which softmax normalises over
+                classes. Features: what the words' head reads at the first step.
+
+    Taps: input (embeddings of words), enc/embed, enc/block00/attn_probs, head_out, attn_out,
+    mlp_out, out, ..., enc/out (normalised); dec/ likewise, with cross_probs, cross_head_out,
+    cross_out behind attn_out; features; verbalizer: lm_logits [B, P, V].
+    """
+
+    view: ClassVar[str] = "unigram"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tiny": _sizes(2, 64, 2, 128, head_width=32, decoder_depth=1),
+        "mini": _sizes(4, 256, 4, 1024),
+        "small": _sizes(6, 512, 8, 2048),
+        "base": _sizes(12, 768, 12, 3072),
+        "large": _sizes(24, 1024, 16, 4096),
+        "small_v11": _sizes(8, 512, 6, 1024, **V11),
+        "base_v11": _sizes(12, 768, 12, 2048, **V11),
+        "large_v11": _sizes(24, 1024, 16, 2816, **V11),
+    }
+    model_types: ClassVar[tuple[str, ...]] = ("t5",)
+
+    depth: int = 6  # blocks of the encoder
+    decoder_depth: int | None = None  # None: as many
+    width: int = 512
+    heads: int = 8
+    head_width: int = 64
+    mlp_width: int = 2048  # inside the block
+    gated: bool = False  # version 1.1: tanh-GELU as a gate, instead of ReLU
+    buckets: int = 32  # of relative positions
+    max_distance: int = 128  # positions further away share a bucket
+    vocab_size: int | None = None  # None: as large as the data's
+    tied: bool = True  # the words' head is their embedding
+    scale_outputs: bool = True  # version 1.0: what the words' head reads, by 1 / sqrt(width)
+    readout: str = "first_step"  # first_step | sequence | verbalizer
+    label_tokens: tuple[tuple[int, ...], ...] = ()  # words of each class; (): the data's
+    dropout: float = 0.1  # of embeddings, what blocks add, inside the perceptron, of last states
+    attention_dropout: float | None = None  # of attention probabilities; None: as dropout
+    epsilon: float = 1e-6  # of normalisation
+    dtype: str = "float32"  # of products: float32 | bfloat16
+    remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
+
+    def __post_init__(self):
+        check_dtype(self.dtype, "t5")
+        if self.readout not in READOUTS:
+            raise UnknownName(self.readout, "readout of t5:", READOUTS)
+
+    def fit(self, facts: Mapping[str, Any]) -> "T5":
+        """Takes from the text view's facts the vocabulary's size and, for the verbalizer, the words
+        of the classes ("label_tokens"), where none were given.
+
+        Raises ValueError where the data have more words than the net has rows.
+        """
+        words, labels = facts["vocab_size"], self.label_tokens
+        if self.vocab_size is not None and words > self.vocab_size:
+            raise ValueError(f"t5 vocab_size = {self.vocab_size}, but the data have {words} words")
+        if self.readout == "verbalizer" and not labels:
+            labels = tuple(tuple(tokens) for tokens in facts.get("label_tokens", ()))
+        return dataclasses.replace(self, vocab_size=self.vocab_size or words, label_tokens=labels)
+
+    def module(self, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
+        if self.vocab_size is None:
+            raise ValueError("t5 vocab_size = None: fit the architecture to the data first")
+        return READOUTS[self.readout](self, num_classes, rngs)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "T5":
+        usual = "gated-gelu" if config.get("is_gated_act") else "relu"
+        form = config.get("feed_forward_proj", usual)
+        if form not in PERCEPTRONS:
+            raise UnknownName(str(form), "feed_forward_proj in t5 config:", PERCEPTRONS)
+        gated, activation = PERCEPTRONS[form]
+        known = FIXED | {"is_gated_act": gated, "dense_act_fn": activation}
+        if other := {k: config[k] for k, v in known.items() if config.get(k, v) != v}:
+            raise ValueError(f"t5 config has {other}, but only {known} is there")
+        keys, tied = {*keys}, config.get("tie_word_embeddings", True)
+        classes = config.get("architectures") or ()
+        readouts = [name for name, r in READOUTS.items() if r.published in classes]
+        return cls(
+            **{ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config},
+            gated=gated,
+            # Some versions of transformers always write that it is tied: the weights know.
+            tied="lm_head.weight" not in keys if keys else tied,
+            scale_outputs=config.get("scale_decoder_outputs", tied),
+            readout=[*readouts, "first_step"][0],
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        options = {theirs: getattr(self, ours) for ours, theirs in OPTIONS.items()}
+        return {
+            **FIXED,
+            **options,
+            "architectures": [READOUTS[self.readout].published],
+            "model_type": "t5",
+            "is_encoder_decoder": True,
+            "num_decoder_layers": self.decoder_depth or self.depth,
+            "feed_forward_proj": "gated-gelu" if self.gated else "relu",
+            "tie_word_embeddings": self.tied,
+            "scale_decoder_outputs": self.scale_outputs,
+        }
+
+    @property
+    def ignored_keys(self) -> str:
+        others = [r.head_table for name, r in READOUTS.items() if name != self.readout]
+        heads = {name.split(".")[0] for table in others for name, _ in table.values()}
+        unused = r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias"
+        body = rf"(transformer\.)?({unused}|(en|de)coder\.embed_tokens)"
+        return rf"({body}|{'|'.join(sorted(heads))})\..*"
+
+    def published_names(self) -> tuple[dict[str, str], ...]:
+        readout = READOUTS[self.readout]
+        head = {ours: theirs for ours, (theirs, _) in readout.head_table.items()}
+        return tuple(
+            {ours: prefix + theirs for ours, (theirs, _) in self._body_table().items()} | head
+            for prefix in sorted(("", "transformer."), key=lambda p: p != readout.prefix)
+        )
+
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        table = self._body_table() | READOUTS[self.readout].head_table
+        return {ours: axes for ours, (_, axes) in table.items()}
+
+    def parts(self) -> dict[str, int]:
+        return dict.fromkeys(("enc_heads", "dec_heads", ".cross_heads"), self.heads)
+
+    def _body_table(self) -> Published:
+        attention = {"query": "q", "key": "k", "value": "v", "out": "o"}
+        inner = {"gate": "wi_0", "inner": "wi_1"} if self.gated else {"inner": "wi"}
+        mlp = ("mlp", "DenseReluDense", ".inner", inner | {"out": "wo"})
+        cross = ("cross", "EncDecAttention", ".cross_heads", attention)
+        table = {"embed": ("shared", ("", "width"))}
+        for ours, theirs, depth, more in (
+            ("enc", "encoder", self.depth, ()),
+            ("dec", "decoder", self.decoder_depth or self.depth, (cross,)),
+        ):
+            heads = f"{ours}_heads"  # the same in all blocks: they share the bias of positions
+            bias = f"{theirs}.block.0.layer.0.SelfAttention.relative_attention_bias"
+            table[f"{ours}/relative"] = bias, ("", heads)
+            table[f"{ours}/norm"] = f"{theirs}.final_layer_norm", ("width",)
+            layers = (("attn", "SelfAttention", heads, attention), *more, mlp)
+            for i, (j, layer) in itertools.product(range(depth), enumerate(layers)):
+                name, module, units, parts = layer
+                path, published = f"{ours}/block{i:02}/{name}", f"{theirs}.block.{i}.layer.{j}"
+                table[f"{path}_norm"] = f"{published}.layer_norm", ("width",)
+                for part, letter in parts.items():
+                    axes = (units, "width") if part == "out" else ("width", units)
+                    table[f"{path}/{part}"] = f"{published}.{module}.{letter}", axes
+        return table
+
+
+def _init(inputs: int) -> nnx.Initializer:
+    return nnx.initializers.normal(inputs**-0.5)
+
+
+def _dense(arch: T5, inputs: int, outputs: int, rngs: nnx.Rngs, parts: int = 1) -> Dense:
+    options = {"kernel_init": _init(inputs * parts), "dtype": jnp.dtype(arch.dtype)}
+    return Dense(inputs, outputs, use_bias=False, rngs=rngs, **options)
+
+
+class Attention(nnx.Module):
+    """Of x to `source`; scores are not scaled."""
+
+    def __init__(self, arch: T5, rngs: nnx.Rngs):
+        self.heads, inner = (arch.heads, arch.head_width), arch.heads * arch.head_width
+        self.query = _dense(arch, arch.width, inner, rngs, arch.head_width)
+        self.key = _dense(arch, arch.width, inner, rngs)
+        self.value = _dense(arch, arch.width, inner, rngs)
+        self.out = _dense(arch, inner, arch.width, rngs)
+        self.dropout = arch.dropout if arch.attention_dropout is None else arch.attention_dropout
+
+    def __call__(
+        self, x: States, source: Source, mask: Mask, bias: Bias | None, tape: Tape, *taps: str
+    ) -> States:
+        query, key, value = (
+            f(y).reshape(*y.shape[:2], *self.heads)
+            for f, y in ((self.query, x), (self.key, source), (self.value, source))
+        )
+        options = {"dropout": self.dropout, "bias": bias, "scale": 1.0}
+        y = tape(taps[1], attend(query, key, value, mask, tape, taps[0], **options))
+        return tape(taps[2], self.out(y.reshape(*x.shape[:2], -1)))
+
+
+class Block(nnx.Module):
+    """Attention, that to the encoder where there is one, a perceptron; each adds to its input."""
+
+    def __init__(self, arch: T5, decodes: bool, rngs: nnx.Rngs):
+        norm = arch.width, arch.epsilon, arch.dtype
+        self.attn, self.attn_norm = Attention(arch, rngs), RMSNorm(*norm)
+        if decodes:
+            self.cross, self.cross_norm = Attention(arch, rngs), RMSNorm(*norm)
+        self.mlp = nnx.Dict()
+        for part in ("gate", "inner") if arch.gated else ("inner",):
+            self.mlp[part] = _dense(arch, arch.width, arch.mlp_width, rngs)
+        self.mlp["out"] = _dense(arch, arch.mlp_width, arch.width, rngs)
+        self.mlp_norm = RMSNorm(*norm)
+        self.dropout = arch.dropout
+
+    def __call__(
+        self, x: States, mask: Mask, bias: Bias, memory: Memory | None, tape: Tape, name: str
+    ) -> States:
+        taps = (f"{name}/attn_probs", f"{name}/head_out", f"{name}/attn_out")
+        y = self.attn_norm(x)
+        x = x + tape.drop(self.attn(y, y, mask, bias, tape, *taps), self.dropout)
+        if memory is not None:
+            taps = (f"{name}/cross_probs", f"{name}/cross_head_out", f"{name}/cross_out")
+            y = self.cross(self.cross_norm(x), *memory, None, tape, *taps)
+            x = x + tape.drop(y, self.dropout)
+        y = self.mlp_norm(x)
+        if "gate" in self.mlp:
+            y = jax.nn.gelu(self.mlp["gate"](y), approximate=True) * self.mlp["inner"](y)
+        else:
+            y = jax.nn.relu(self.mlp["inner"](y))
+        y = tape(f"{name}/mlp_out", self.mlp["out"](tape.drop(y, self.dropout)))
+        return tape(f"{name}/out", x + tape.drop(y, self.dropout))
+
+
+class Stack(nnx.Module):
+    """Blocks block00, block01, ... that share one bias of relative positions; a last norm."""
+
+    def __init__(self, arch: T5, depth: int, decodes: bool, rngs: nnx.Rngs):
+        self.depth, self.decodes = depth, decodes
+        self.max_distance, self.dropout, self.remat = arch.max_distance, arch.dropout, arch.remat
+        self.relative = nnx.Embed(
+            arch.buckets, arch.heads, embedding_init=_init(arch.width), rngs=rngs
+        )
+        for i in range(depth):
+            setattr(self, f"block{i:02}", Block(arch, decodes, rngs))
+        self.norm = RMSNorm(arch.width, arch.epsilon, arch.dtype)
+
+    def __call__(
+        self, x: States, places: Places, mask: Mask, memory: Memory | None, tape: Tape, name: str
+    ) -> States:
+        sizes = self.relative.num_embeddings, self.max_distance
+        buckets = relative_buckets(places - places[:, None], *sizes, causal=self.decodes)
+        bias = self.relative(jnp.asarray(buckets)).transpose(2, 0, 1)[None]
+        x = tape(f"{name}/embed", tape.drop(x, self.dropout))
+        for i in range(self.depth):
+            block, path = getattr(self, f"block{i:02}"), f"{name}/block{i:02}"
+            x = call_block(block, tape, path, x, mask, bias, memory, remat=self.remat)
+        return tape(f"{name}/out", tape.drop(self.norm(x), self.dropout))
+
+
+class Readout(nnx.Module):
+    """Embeddings of words and two stacks; what derives from it reads the decoder's states."""
+
+    published: ClassVar[str]  # the class of transformers that does the same
+    prefix: ClassVar[str] = ""  # of all but the head, as published
+    head_table: ClassVar[Published]
+
+    def __init__(self, arch: T5, rngs: nnx.Rngs):
+        self.embed = nnx.Embed(arch.vocab_size, arch.width, embedding_init=_init(1), rngs=rngs)
+        self.enc = Stack(arch, arch.depth, decodes=False, rngs=rngs)
+        self.dec = Stack(arch, arch.decoder_depth or arch.depth, decodes=True, rngs=rngs)
+        self.dtype = arch.dtype
+
+    def states(self, inputs: Mapping[str, Array], text: Text, tape: Tape) -> Float[Array, "B P D"]:
+        """The decoder's last states, normalised, where it reads `text`."""
+        batch, length = inputs["tokens"].shape
+        mask = (inputs["mask"] != 0)[:, None, None]
+        x = tape("input", self.embed(inputs["tokens"]).astype(self.dtype))
+        x = self.enc(x, np.arange(length), mask, None, tape, "enc")
+        y = self.embed(jnp.asarray(text.tokens)).astype(self.dtype)
+        y = jnp.broadcast_to(y, (batch, *y.shape[1:]))
+        visible = jnp.asarray(text.visible)[None, None]
+        return self.dec(y, text.places, visible, (x, mask), tape, "dec")
+
+
+class FirstStep(Readout):
+    """A head on the state after the start token."""
+
+    published, head_table = "T5Model", {"head": ("head", ("width", ""))}
+
+    def __init__(self, arch: T5, num_classes: int, rngs: nnx.Rngs):
+        super().__init__(arch, rngs)
+        self.head = Dense(arch.width, num_classes, kernel_init=_init(arch.width), rngs=rngs)
+
+    def __call__(self, inputs: Mapping[str, Array], tape: Tape) -> Outputs:
+        x = self.states(inputs, whole(np.array([[START]])), tape)
+        features = tape("features", x[:, 0].astype(jnp.float32))
+        return Outputs(logits=self.head(features), features=features)
+
+
+class Sequence(Readout):
+    """A head with a hidden layer on the state at the input's last </s>."""
+
+    published, prefix = "T5ForSequenceClassification", "transformer."
+    head_table: ClassVar[Published] = {
+        "head/dense": ("classification_head.dense", ("width", "hidden")),
+        "head/out": ("classification_head.out_proj", ("hidden", "")),
+    }
+
+    def __init__(self, arch: T5, num_classes: int, rngs: nnx.Rngs):
+        super().__init__(arch, rngs)
+        init = {"kernel_init": _init(arch.width), "rngs": rngs}
+        dense, out = (Dense(arch.width, n, **init) for n in (arch.width, num_classes))
+        self.head = nnx.Dict(dense=dense, out=out)
+
+    def __call__(self, inputs: Mapping[str, Array], tape: Tape) -> Outputs:
+        tokens = inputs["tokens"]
+        shifted = jnp.pad(tokens[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+        x = self.states(inputs, whole(shifted), tape)
+        ends = (tokens == END) & (inputs["mask"] != 0)
+        last = jnp.max(jnp.where(ends, jnp.arange(tokens.shape[1]), 0), axis=1)
+        x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        features = tape("features", x.astype(jnp.float32))
+        hidden = jnp.tanh(self.head["dense"](features))
+        return Outputs(logits=self.head["out"](hidden), features=features)
+
+
+class Verbalizer(Readout):
+    """Log-likelihoods of all classes' words in one pass: the decoder reads their prefix tree."""
+
+    published, head_table = "T5ForConditionalGeneration", {"lm_head": ("lm_head", ("", "width"))}
+
+    def __init__(self, arch: T5, num_classes: int, rngs: nnx.Rngs):
+        labels, rows = arch.label_tokens, arch.vocab_size
+        known = all(label and all(0 <= t < rows for t in label) for label in labels)
+        if not (len({*labels}) == len(labels) == num_classes and known):
+            raise ValueError(
+                f"t5 label_tokens = {labels}: expected {num_classes} labels, no two the same, each "
+                f"of one token or more below vocab_size = {rows}"
+            )
+        super().__init__(arch, rngs)
+        self.labels, self.scale = labels, arch.width**-0.5 if arch.scale_outputs else 1.0
+        if not arch.tied:  # starts as in T5X; transformers' 1.0 would give logits of size sqrt(D)
+            self.lm_head = nnx.Embed(rows, arch.width, embedding_init=_init(arch.width), rngs=rngs)
+
+    def __call__(self, inputs: Mapping[str, Array], tape: Tape) -> Outputs:
+        text, (node, token, label) = prefix_tree(self.labels, START)
+        x = self.states(inputs, text, tape).astype(jnp.float32) * self.scale
+        features = tape("features", x[:, 0])
+        x = jnp.concatenate([features[:, None], x[:, 1:]], axis=1).astype(self.dtype)
+        words = getattr(self, "lm_head", self.embed).embedding[...].astype(self.dtype)
+        scores = jnp.einsum("BPD,VD->BPV", x, words, preferred_element_type=jnp.float32)
+        scores = tape("lm_logits", scores)
+        scores = scores[:, node, token] - jax.nn.logsumexp(scores, axis=-1)[:, node]
+        logits = jax.ops.segment_sum(scores.T, label, num_segments=len(self.labels)).T
+        return Outputs(logits=logits, features=features)
+
+
+READOUTS = {"first_step": FirstStep, "sequence": Sequence, "verbalizer": Verbalizer}

@@ -1,0 +1,143 @@
+"""Files of published weights: how a model's config names them, where they are, what is in them.
+
+Only safetensors are read (and their headers alone until the numbers are wanted): other formats are
+pickled, and to load a pickle is to run whatever code it holds.
+"""
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from fairkd_jax import hub
+from fairkd_jax.registry import UnknownName
+
+HEADS = ("take", "fresh")
+INDEX = "model.safetensors.index.json"  # of weights in several files
+PICKLED = (".bin", ".pt", ".pth", ".th", ".ckpt", ".pkl")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a model's config says of the published weights that its net starts from."""
+
+    pretrained: str  # folder, .safetensors file, or hub name
+    head: str = "take"  # the task head of the weights is taken, or left for a fresh one
+
+    def __post_init__(self):
+        check_head(self.head)
+
+
+def check_head(head: str) -> None:
+    """Raises UnknownName for another way with the head than taking it or leaving a fresh one."""
+    if head not in HEADS:
+        raise UnknownName(head, "model option head:", HEADS)
+
+
+def split(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Start | None]:
+    """A model's config in two: what describes the net, and what it starts from (None: afresh).
+
+    Raises ValueError for a head without weights, UnknownName for an unknown way with the head.
+    """
+    net = {k: v for k, v in spec.items() if k not in ("pretrained", "head")}
+    start = {k: spec[k] for k in ("pretrained", "head") if spec.get(k)}
+    if start.keys() == {"head"}:
+        raise ValueError(
+            f"model {spec.get('name')!r}: head = {spec['head']!r} says what becomes of the head of "
+            "published weights, but there is no 'pretrained' to say which weights"
+        )
+    return net, Start(**start) if start else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """The safetensors files of one net, and what the config.json beside them says."""
+
+    name: str  # as it was asked for
+    files: tuple[Path, ...]
+    config: Mapping[str, Any] | None
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are, and their tokenizer if there is one."""
+        return self.files[0].parent
+
+    def headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """{key: (type of number, "F32", shape)}; no numbers are read.
+
+        Raises ValueError for a broken file.
+        """
+        found = {}
+        for file in self.files:
+            with _opened(file) as tensors:
+                slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
+                found |= {k: (s.get_dtype(), tuple(s.get_shape())) for k, s in slices.items()}
+        return found
+
+    def read(self, keys: Collection[str]) -> dict[str, np.ndarray]:
+        """The tensors of some keys, as float32."""
+        found = {}
+        for file in self.files:
+            with _opened(file) as tensors:
+                here = [k for k in tensors.keys() if k in keys]  # noqa: SIM118
+                found |= {k: tensors.get_tensor(k).astype(np.float32) for k in here}
+        return found
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="np")
+    except SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file: {error}") from error
+
+
+def find(name: str | Path) -> Weights:
+    """The weights in a folder, in a .safetensors file, or under a hub name.
+
+    Raises FileNotFoundError where there are none, ValueError where there are two of them, or where
+    they are pickled; both name what was found.
+    """
+    path = hub.resolve(str(name))
+    if path.is_dir():
+        files = _files(path)
+    elif path.suffix == ".safetensors":
+        files = (path,)
+    else:
+        raise ValueError(f"{path} is no .safetensors file{_refusal([path.name])}")
+    beside = files[0].parent / "config.json"
+    config = json.loads(beside.read_text()) if beside.is_file() else None
+    return Weights(str(name), files, config)
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    index, found = folder / INDEX, sorted(folder.glob("*.safetensors"))
+    shards = []
+    if index.is_file():
+        shards = sorted({folder / n for n in json.loads(index.read_text())["weight_map"].values()})
+        if lost := [s.name for s in shards if not s.is_file()]:
+            raise FileNotFoundError(f"{index} names files that are not there: {', '.join(lost)}")
+    choices = [(f,) for f in found if f not in shards] + ([tuple(shards)] if shards else [])
+    if len(choices) > 1:
+        names = ", ".join(c[0].name if len(c) == 1 else INDEX for c in choices)
+        raise ValueError(f"{folder} holds more than one set of weights, name the file: {names}")
+    if not choices:
+        names = sorted(p.name for p in folder.iterdir())
+        raise FileNotFoundError(
+            f"no model.safetensors in {folder}, which holds {', '.join(names) or 'nothing'}"
+            + _refusal(names)
+        )
+    return choices[0]
+
+
+def _refusal(names: Collection[str]) -> str:
+    pickled = [n for n in names if n.endswith(PICKLED)]
+    if not pickled:
+        return ""
+    return (
+        f"; {', '.join(pickled)} is pickled, and to load a pickle is to run whatever code it "
+        "holds: convert it to safetensors where you trust it"
+    )

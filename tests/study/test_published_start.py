@@ -1,0 +1,213 @@
+"""Stages that start from published weights: what is refused before training, the way out again."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from fairkd_jax import sharding
+from fairkd_jax.config import (
+    Data,
+    EvaluateStage,
+    Experiment,
+    Mix,
+    Optim,
+    Role,
+    Stage,
+    Study,
+    Train,
+    TrainStage,
+)
+from fairkd_jax.data import pipeline
+from fairkd_jax.models import pretrained
+from fairkd_jax.study import execute, stage
+from fairkd_jax.train import loop
+from fairkd_jax.types import TrainState
+
+SET = {"name": "template_nli", "train": 200, "eval": 60}
+LENGTH = {"name": "wordpiece", "length": 24}
+NET = {"name": "bert", "preset": "tiny", "depth": 1, "width": 16, "mlp_width": 32}
+NONE = ({"name": "none"},)
+
+
+def data(**view):
+    return Data(set=SET, views={"wordpiece": LENGTH | view})
+
+
+def train_stage(views, model, steps=0, debias="erm"):
+    train = Train(steps=steps, batch_size=8)
+    config = TrainStage(views, model, {"name": debias}, NONE, Mix(), Optim(), train, 0)
+    return Stage("train", config)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stages")
+    return stage.Place(folder, sharding.make_mesh(devices=jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """A small BERT after two steps, its tokenizer trained on the data."""
+    one = train_stage(data(vocab_size=300), NET, steps=2)
+    stage.run(one, place)
+    return one
+
+
+@pytest.fixture(scope="module")
+def exported(place, trained, tmp_path_factory):
+    """The folder that the launcher exports the small BERT to."""
+    folder = tmp_path_factory.mktemp("exported") / "student"
+    flags = [f"--workdir={place.workdir}", f"--stage={trained.identity}", f"--folder={folder}"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "launch" / "export.py"), *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{folder}: config.json, model.safetensors, tokenizer.json" in done.stdout
+    return folder
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    """A copy to be altered."""
+    return shutil.copytree(exported, tmp_path / "weights")
+
+
+def start(folder, tokenizer=None, **options):
+    """(data, model) of a net that starts from the folder's weights."""
+    model = {"name": "bert", "pretrained": str(folder)} | options
+    return data(tokenizer=str(tokenizer or folder)), model
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def score(place, net):
+    one = Stage("evaluate", EvaluateStage(None, "test", 32), {"net": net})
+    stage.run(one, place)
+    return json.loads((place.folder(one) / "result.json").read_text())["sums"]
+
+
+def test_exported_weights_are_a_net_of_another_study_as_they_are(place, trained, exported):
+    again = train_stage(*start(exported))
+    stage.run(again, place)
+    assert_equal(place.net(again)[1], place.net(trained)[1])
+    assert place.net(again)[0].architecture == place.net(trained)[0].architecture
+    for name, sums in score(place, trained).items():
+        np.testing.assert_allclose(score(place, again)[name], sums, rtol=1e-5, err_msg=name)
+
+
+def test_training_starts_from_them_and_an_earlier_stage_wins(place, trained, exported):
+    slow = train_stage(*start(exported), steps=2).change({"optim.learning_rate": 1e-6})
+    stage.run(slow, place)
+    kernels = [
+        np.asarray(place.net(s)[1]["params"]["block00"]["query"]["kernel"]) for s in (slow, trained)
+    ]
+    np.testing.assert_allclose(*kernels, rtol=0, atol=1e-5)
+    assert np.any(kernels[0] != kernels[1])
+    views, model = start(exported)
+    wins = train_stage(views, model).hang(init=slow)
+    stage.run(wins, place)
+    assert_equal(place.net(wins)[1], place.net(slow)[1])
+
+
+def test_every_trained_net_starts_from_them(exported):
+    config = train_stage(*start(exported, head="fresh"), debias="lff").config
+    net = loop.net_of(config.data, config.model)
+    nets = {name: net.init(jax.random.key(i)) for i, name in enumerate(("student", "biased"))}
+    params, stats = ({n: v[k] for n, v in nets.items()} for k in ("params", "stats"))
+    state = TrainState(0, {"nets": params}, stats, {}, {})
+    started = loop._start_from_published(state, net, config).params["nets"]
+    for name in nets:
+        assert_equal(started[name].pop("head"), params[name]["head"])
+    assert_equal(started["student"], started["biased"])
+
+
+def refused(match, views, model):
+    """Both before a study begins and before a stage does."""
+    role = Role(model, train=Train(steps=0, batch_size=8))
+    experiment = Experiment(data=views, teacher=role, student=role, distill=NONE)
+    with pytest.raises(ValueError, match=match):
+        execute.check(Study(experiment=experiment, seeds=1))
+    with pytest.raises(ValueError, match=match):
+        loop.build(train_stage(views, model).config, {})
+
+
+def test_another_tokenizer_is_refused(exported):
+    model = start(exported)[1]
+    ours, theirs = (
+        pipeline.open_data(d).facts["wordpiece"]["identity"]
+        for d in (data(vocab_size=200), data(vocab_size=300))
+    )
+    told = rf"read what {theirs} encodes.*by {ours}.*data\.views\.wordpiece\.tokenizer={exported}"
+    refused(told, data(vocab_size=200), model)
+    loop.check(train_stage(data(vocab_size=300), model).config, {})  # the same words: as good
+
+
+def test_weights_without_a_tokenizer_are_taken_on_trust(exported, copied, caplog):
+    for file in copied.glob("tokenizer*"):
+        file.unlink()
+    loop.check(train_stage(*start(copied, tokenizer=exported)).config, {})
+    assert f"no tokenizer beside the weights in {copied}" in caplog.text
+
+
+def test_other_labels_and_broken_weights_are_refused(exported, copied):
+    path = copied / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"id2label": {"0": "A", "1": "B", "2": "C"}}))
+    refused(r"the head tells \['A', 'B', 'C'\] apart, the task \['entailment'", *start(copied))
+    loop.check(train_stage(*start(copied, head="fresh")).config, {})
+    refused(r"no config\.json|misshapen: .*query\.weight", *start(copied, depth=1, width=32))
+    refused("'head' says|no 'pretrained'", data(vocab_size=300), NET | {"head": "take"})
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    views, model = start(copied)
+    with pytest.raises(FileNotFoundError, match="pickled"):
+        loop.check(train_stage(views, model).config, {})
+
+
+def test_a_net_whose_inputs_changed_since_is_refused(place, trained):
+    path = place.folder(trained) / stage.NET_FILE
+    original = path.read_text()
+    assert json.loads(original) == {
+        "view": "wordpiece",
+        "identity": pipeline.open_data(trained.config.data).facts["wordpiece"]["identity"],
+    }
+    path.write_text(json.dumps({"view": "wordpiece", "identity": "other words"}))
+    told = (
+        rf"{path.parent} was trained on view 'wordpiece' as encoded by other words.*changed since"
+    )
+    with pytest.raises(ValueError, match=told):
+        stage.Place(place.workdir, place.mesh).net(trained)
+    path.write_text(original)
+    stage.Place(place.workdir, place.mesh).net(trained)
+
+
+def test_the_exported_tokenizer_reads_as_the_view_does(trained, exported):
+    transformers = pytest.importorskip("transformers")
+    opened = pipeline.open_data(trained.config.data)
+    columns = {k: v[:5] for k, v in opened.train.columns.items()}
+    ours = opened.encoders["wordpiece"].encode(columns)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(exported))
+    pairs = columns["premise"].tolist(), columns["hypothesis"].tolist()
+    shape = {"padding": "max_length", "truncation": "longest_first", "max_length": 24}
+    theirs = tokenizer(*pairs, **shape, return_tensors="np")
+    np.testing.assert_array_equal(theirs["input_ids"], ours["tokens"])
+    np.testing.assert_array_equal(theirs["attention_mask"], ours["mask"])
+    np.testing.assert_array_equal(theirs["token_type_ids"], ours["segments"])
+
+
+def test_a_net_without_a_published_form_is_not_exported(tmp_path):
+    digits = Data(set={"name": "colored_digits", "image_size": 8})
+    net = loop.net_of(digits, {"name": "resnet", "preset": "tiny"})
+    with pytest.raises(ValueError, match="stem = 'plain'"):
+        pretrained.save(net, net.variable_shapes(), tmp_path, ("a", "b"))
+    assert not list(tmp_path.iterdir())
