@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from fairkd_jax import registry
-from fairkd_jax.benchmark.measure import GIB, Stopwatch, describe, peak_bytes, peak_rss_mib
+from fairkd_jax.benchmark.measure import GIB, MIB, Stopwatch, describe, peak_bytes, peak_rss_mib
 from fairkd_jax.benchmark.steps import library_step
 from fairkd_jax.benchmark.workload import Setup, Workload, setup
 from fairkd_jax.registry import UnknownName
@@ -24,8 +24,8 @@ COLUMNS = (  # (title, field of a row, how it is written)
     ("GFLOP/forward", "forward_flops", lambda n: f"{n / 1e9:.2f}"),
     ("ERM examples/s", "erm_examples_per_s", lambda x: f"{x:.1f}"),
     ("KD examples/s", "kd_live_examples_per_s", lambda x: f"{x:.1f}"),
-    ("KD step GiB", "step_gib", lambda x: f"{x:.2f}"),
-    ("peak RSS GiB", "peak_rss_gib", lambda x: f"{x:.2f}"),
+    ("KD step MiB", "step_mib", str),
+    ("peak RSS MiB", "peak_rss_mib", str),
 )
 
 
@@ -45,7 +45,7 @@ def presets(family: str | None = None, preset: str | None = None) -> list[tuple[
 def measure_row(work: Workload, mesh: Mesh, steps: int, warmup: int) -> dict[str, Any]:
     """One row: the student's preset under plain training, and under a live teacher of `work`.
 
-    `step_gib` is what XLA assigns to the step with a teacher on one device, known before anything
+    `step_mib` is what XLA assigns to the step with a teacher on one device, known before anything
     runs; where the device has less, nothing does, and `note` says so. `forward_flops` are those of
     one example.
     """
@@ -54,7 +54,7 @@ def measure_row(work: Workload, mesh: Mesh, steps: int, warmup: int) -> dict[str
     need, there = _step_bytes(with_teacher, mesh), available_bytes()
     row = describe(with_teacher, "library", "pjit") | {
         "forward_flops": with_teacher.forward_flops(with_teacher.program.student) // work.batch,
-        "step_gib": round(need / GIB, 3),
+        "step_mib": -(-need // MIB),
     }
     if there is not None and need > there:
         note = f"does not fit: the step needs {need / GIB:.1f} GiB (XLA's analysis)"
@@ -63,7 +63,7 @@ def measure_row(work: Workload, mesh: Mesh, steps: int, warmup: int) -> dict[str
         watch = Stopwatch(case, mesh, "library", "pjit", warmup)
         watch.take(steps)
         row[f"{mode}_examples_per_s"] = watch.examples_per_s
-    return row | {"peak_rss_gib": round(peak_rss_mib() / 1024, 3)}
+    return row | {"peak_rss_mib": peak_rss_mib()}
 
 
 def _step_bytes(case: Setup, mesh: Mesh) -> int:
@@ -101,7 +101,8 @@ def collect(command: Sequence[str], names: Iterable[tuple[str, str]]) -> Iterato
 def _failure(done: subprocess.CompletedProcess) -> str:
     if done.returncode < 0:
         return f"killed by signal {-done.returncode}" + " (no memory?)" * (done.returncode == -9)
-    return f"failed: {[*done.stderr.split(chr(10)), ''][-2] if done.stderr else 'no message'}"
+    last = done.stderr.strip().splitlines()[-1:]
+    return f"failed: {last[0] if last else 'no message'}"
 
 
 def brief(row: dict[str, Any]) -> str:
@@ -113,10 +114,11 @@ def brief(row: dict[str, Any]) -> str:
 def heading(work: Workload, steps: int, rows: Sequence[dict[str, Any]]) -> str:
     """What all rows were timed with, and on."""
     on = next((row for row in rows if "device" in row), None)
-    where = on and f"; {on['num_devices']} x {on['device']}, jax {on['versions']['jax']}"
+    place = on and f", {on['num_devices']} x {on['device']}, jax {on['versions']['jax']}"
     return (
         f"batch {work.batch}, {work.seq} tokens (padding: {work.pad}), {work.image} x {work.image} "
-        f"pixels, {work.dtype}, medians of {steps} steps, teachers of the student's size{where or ''}"
+        f"pixels, {work.dtype}, teachers of the student's size, medians of {steps} steps"
+        f"{place or ''}"
     )
 
 

@@ -273,7 +273,7 @@ def fresh_state(program: Program, mesh: Mesh, methods: Methods, *arguments: Any)
     return _compile_init(program, mesh)(methods, *arguments[:-1], nets, seed)
 
 
-def fresh_net(net: Net, mesh: Mesh, seed: np.uint32, i: int = 0) -> dict[str, Any]:
+def fresh_net(net: Net, mesh: Mesh, seed: Array, i: int = 0) -> dict[str, Any]:
     """Variables of the i-th net of a run, the student first, as training with a seed has them."""
     return _compile_init_net(net, mesh)(seed, np.uint32(i))
 
