@@ -63,6 +63,7 @@ def measure_row(work: Workload, mesh: Mesh, steps: int, warmup: int) -> dict[str
         watch = Stopwatch(case, mesh, "library", "pjit", warmup)
         watch.take(steps)
         row[f"{mode}_examples_per_s"] = watch.examples_per_s
+        del watch  # its arrays, before the next are made
     return row | {"peak_rss_mib": peak_rss_mib()}
 
 
