@@ -1,6 +1,6 @@
 """Coloured digits: does Group DRO's robustness pass from a ViT to a ResNet, and back?
 
-    python launch/study.py --config=configs/studies/cross_family_images.py --workdir=runs/cross_images
+    python launch/study.py --config=configs/studies/cross_family_images.py --workdir=runs/xi
 
 Each teacher with a student of its own family and with one of the other; data, optimizers and early
 stopping as in `quickstart.py`, images of 16 x 16 pixels.

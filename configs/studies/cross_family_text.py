@@ -1,6 +1,6 @@
 """Real sentence pairs: teacher and student of two families, each with its own tokens.
 
-    python launch/study.py --config=configs/studies/cross_family_text.py:FOLDER --workdir=runs/cross_text
+    python launch/study.py --config=configs/studies/cross_family_text.py:FOLDER --workdir=runs/xt
 
 BERT reads word pieces, T5 the pieces of a unigram model; both are trained on the same pairs, from
 scratch. FOLDER as for `nli_small.py`.

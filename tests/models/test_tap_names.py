@@ -52,11 +52,11 @@ def fold(heard):
     for folder, inside in groups:
         text = inside[0] if len(inside) == 1 else "{" + " ".join(inside) + "}"
         stem, number = re.fullmatch(r"(.*?)(\d*)", folder).groups()
-        if words and number and words[-1][0] == stem and words[-1][3] == text:
-            if int(words[-1][2]) + 1 == int(number):
-                words[-1][2] = number
-                continue
-        words.append([stem, number, number, text])
+        last = words[-1] if words and number else [None] * 4
+        if last[0] == stem and last[3] == text and int(last[2]) + 1 == int(number):
+            last[2] = number
+        else:
+            words.append([stem, number, number, text])
     spans = [first if first == last else f"({first}-{last})" for _, first, last, _ in words]
     return [
         f"{stem}{span}/{text}" if stem else text.strip("{}")
