@@ -19,7 +19,10 @@ from fairkd_jax.config import (
     as_config_dict,
 )
 
-OPTIM = Optim(learning_rate=1e-3, schedule="linear", warmup=0.1, weight_decay=0.01)
+SLOW, FAST = (
+    Optim(learning_rate=rate, schedule="linear", warmup=0.1, weight_decay=0.01)
+    for rate in (5e-4, 1e-3)
+)
 TRAIN = Train(steps=300, batch_size=32, checkpoint_every=100)
 VIEW = {"length": 40, "vocab_size": 4000}
 PROMPT = "snli hypothesis: {hypothesis} premise: {premise}"  # after arXiv 1910.10683, appendix D
@@ -57,8 +60,8 @@ def get_config(folder: str = ""):
                         "unigram": {"name": "unigram", "prompt": PROMPT} | VIEW,
                     },
                 ),
-                teacher=Role(optim=OPTIM, train=TRAIN),
-                student=Role(optim=OPTIM, train=TRAIN),
+                teacher=Role(optim=SLOW, train=TRAIN),
+                student=Role(optim=FAST, train=TRAIN),
                 distill=({"name": "logits", "temperature": 2.0},),
                 mix=Mix(task_weight=0.5, kd_weight=0.5),
                 evaluate={"in_domain": Evaluation(splits=("test",))},
