@@ -174,6 +174,7 @@ def test_a_process_that_fails_costs_its_row_alone():
     assert lines[0].endswith("killed by signal 9 (no memory?)")
 
 
+@pytest.mark.slow
 def test_the_launcher_prints_a_table():
     flags = ["--family=resnet", "--student=tiny", "--batch=2", "--image=8", "--steps=2"]
     done = launch("--table", "--json", "--warmup=0", "--option=remat=True", *flags)

@@ -44,7 +44,10 @@ def rollout(program, methods, teacher, mesh, steps=2):
     return state, metrics
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [f if f in ("bert", "resnet") else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES],
+)
 def test_a_step_with_split_parameters_is_that_of_one_device(family, low_bar, capfd):
     """1e-5: float32 sums in another order; 1e-7: where teachers agree, a difference of logs."""
     net = s.small_net(family)

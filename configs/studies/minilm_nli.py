@@ -6,7 +6,7 @@ FOLDER as for `nli_small.py`. WEIGHTS holds `model.safetensors`, `config.json` a
 BERT with 6 layers of width 384, such as sentence-transformers/all-MiniLM-L6-v2. The teacher is
 that net, trained on some pairs of SNLI; the student has 3 of its layers, or starts from nothing.
 
-Sized for a quarter of an hour a seed on 2 CPU cores.
+A quarter of an hour a seed on 2 CPU cores, beside other work.
 """
 
 from fairkd_jax.config import (
@@ -24,7 +24,7 @@ from fairkd_jax.config import (
 )
 
 HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
-TRAIN = Train(steps=250, batch_size=32, checkpoint_every=100)
+TRAIN = Train(steps=150, batch_size=32, checkpoint_every=100)
 
 
 def optim(learning_rate: float) -> Optim:
