@@ -54,12 +54,23 @@ def test_a_config_says_how_to_run_it(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_config_builds_and_takes_two_steps(path, weights, tmp_path):
+def test_a_config_builds(path, weights):
+    planned = execute.check(load(path, weights))
+    assert {run.role for run in planned} == {"teacher", "baseline", "distilled"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [  # those that read the user's files take their time over them
+        pytest.param(p, id=p.stem, marks=pytest.mark.slow if "FOLDER" in p.read_text() else ())
+        for p in FILES
+    ],
+)
+def test_a_config_takes_two_steps(path, weights, tmp_path):
     study = plan.smoke(load(path, weights))
     two = {"teacher.train.steps": 2, "teacher.train.select": "last"}
     study = Study(**{**vars(study), "experiment": update(study.experiment, two)})
     planned = execute.check(study)
-    assert {run.role for run in planned} == {"teacher", "baseline", "distilled"}
     place = stage.Place(tmp_path, sharding.make_mesh(devices=jax.devices()[:1]))
     for one in plan.stages([planned[0]]):
         if one.kind != "evaluate":
