@@ -187,6 +187,16 @@ def _graph(net: Net):
     return _split(shapes)[0]
 
 
+def leaves(tree: Any) -> dict[str, Any]:
+    """The arrays of nested dicts by path: {"params/block00/query/kernel": ...}."""
+    return {path_of(keys): leaf for keys, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def path_of(keys: Any) -> str:
+    """The path that a JAX key path writes."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
 def call_block(module: nnx.Module, tape: Tape, name: str, *inputs: Any, remat: bool) -> Array:
     """`module(*inputs, tape, name)`; with `remat`, its inside is computed anew for the gradient.
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from fairkd_jax import registry
 from fairkd_jax.data.dataset import Encoder
-from fairkd_jax.models.net import Architecture, Net
+from fairkd_jax.models.net import Architecture, Net, leaves, path_of
 from fairkd_jax.models.weights import HEADS, Weights, check_head, find
 from fairkd_jax.registry import UnknownName
 
@@ -64,7 +64,7 @@ def load(
         arrays[name] = array
     for note in match.notes:  # not as info, which launchers do not show
         logging.warning("%s: %s", path, note)
-    return jax.tree.map_with_path(lambda p, x: _place(arrays.get(_name(p)), x), dict(variables))
+    return jax.tree.map_with_path(lambda p, x: _place(arrays.get(path_of(p)), x), dict(variables))
 
 
 def check(
@@ -181,7 +181,7 @@ def _adapted(net: Net, name: str, array: np.ndarray, shape: tuple[int, ...]) -> 
 def to_published(net: Net, variables: Mapping[str, Any], dialect: int = 0) -> dict[str, np.ndarray]:
     """Variables (or gradients shaped like them) under published keys, in the published layout."""
     table = _key_table(_shapes(net), net.architecture.published_names()[dialect])
-    return {table[k][0]: _theirs(k, np.asarray(v)) for k, v in _leaves(variables).items()}
+    return {table[k][0]: _theirs(k, np.asarray(v)) for k, v in leaves(variables).items()}
 
 
 def save(
@@ -273,12 +273,4 @@ def _place(array: np.ndarray | None, like: Any) -> Any:
 
 
 def _shapes(net: Net) -> dict[str, tuple[int, ...]]:
-    return {path: leaf.shape for path, leaf in _leaves(net.variable_shapes()).items()}
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return {path: leaf.shape for path, leaf in leaves(net.variable_shapes()).items()}

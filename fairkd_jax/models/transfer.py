@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fairkd_jax.config import Transfer
-from fairkd_jax.models.net import Net
+from fairkd_jax.models.net import Net, leaves, path_of
 from fairkd_jax.registry import UnknownName
 
 LAYERS: Mapping[str, Callable[[int, int, int], int]] = {  # i-th of few -> which of many
@@ -115,12 +115,12 @@ def transfer(
     Parameters and BatchNorm statistics. Raises what `plan` raises.
     """
     made = plan(source, target, how)
-    given, old = _leaves(source_variables), _leaves(target_variables)
+    given, old = leaves(source_variables), leaves(target_variables)
     places = {
         k: old[k].sharding if getattr(old[k], "committed", False) else None for k in made.copies
     }
     new = jax.jit(functools.partial(_copies, made), out_shardings=places)(given)
-    return jax.tree.map_with_path(lambda p, x: new.get(_name(p), x), dict(target_variables)), made
+    return jax.tree.map_with_path(lambda p, x: new.get(path_of(p), x), dict(target_variables)), made
 
 
 def plan(source: Net, target: Net, how: Transfer) -> Plan:
@@ -179,7 +179,7 @@ def _variables(net: Net) -> dict[str, Variable]:
     if not names:
         raise ValueError(f"{type(net.architecture).__name__} does not say what its axes are")
     found, sizes = {}, {}
-    for path, leaf in _leaves(net.variable_shapes()).items():
+    for path, leaf in leaves(net.variable_shapes()).items():
         alone = path.split("/", 1)[1]
         axes = names.get(alone) or names[alone.rsplit("/", 1)[0]]
         axes = axes[len(axes) - leaf.ndim :]
@@ -319,11 +319,3 @@ def _squares(
                 else:
                     whole += x
     return units, whole
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
