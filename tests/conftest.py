@@ -4,6 +4,7 @@ FAIRKD_ORACLES and FAIRKD_DATA name folders of reference numbers and of real dat
 one skip, with the reason, where it is absent.
 """
 
+import itertools
 import os
 import pathlib
 
@@ -29,11 +30,22 @@ ORACLES = folder("FAIRKD_ORACLES", "../shared/reference/oracles")
 DATA = folder("FAIRKD_DATA", "../shared/data")
 
 
+TESTS = itertools.count(1)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _forget_compiled_programs():
+def _forget_programs_of_a_module():
     """Thousands of programs in one process exhaust the memory maps that Linux allows it."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def _forget_programs_of_many_tests():
+    """One module may have too many: each training step takes about a thousand maps of 65530."""
+    yield
+    if next(TESTS) % 40 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture
