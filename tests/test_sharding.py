@@ -46,7 +46,7 @@ def rollout(program, methods, teacher, mesh, steps=2):
 
 @pytest.mark.parametrize(
     "family",
-    [f if f in ("bert", "resnet") else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES],
+    [pytest.param(f, marks=pytest.mark.slow if f in ("t5", "vit") else ()) for f in FAMILIES],
 )
 def test_a_step_with_split_parameters_is_that_of_one_device(family, low_bar, capfd):
     """1e-5: float32 sums in another order; 1e-7: where teachers agree, a difference of logs."""
