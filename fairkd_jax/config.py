@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from fairkd_jax import registry
 from fairkd_jax.registry import UnknownName
 
-FORMAT = 1  # raised when the meaning of a stage changes: older stages are then trained anew
+FORMAT = 2  # raised when the meaning of a stage changes: older stages are then trained anew
 SELECTION_RULES = ("last", "val_average", "val_worst_group", "val_worst_class")
 
 Plugin = Mapping[str, Any]
@@ -28,12 +28,17 @@ def _field(**default: Any) -> Any:
     return dataclasses.field(default_factory=lambda: dict(default))
 
 
+def _plugin(room: str, **default: Any) -> Any:
+    """A field that holds a plugin of a room, or several by name."""
+    return dataclasses.field(default_factory=lambda: dict(default), metadata={"room": room})
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """A data set, the views that nets read of it, and how training draws from it."""
 
-    set: Plugin = _field(name="colored_digits")
-    views: Mapping[str, Plugin] = _field(image={"name": "image"})
+    set: Plugin = _plugin("sets", name="colored_digits")
+    views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
     sampler: str = "natural"  # see data/pipeline.py
 
@@ -86,7 +91,7 @@ class Mix:
 class Role:
     """A model and how it is trained."""
 
-    model: Plugin = _field(name="resnet", preset="tiny")
+    model: Plugin = _plugin("models", name="resnet", preset="tiny")
     optim: Optim = Optim()
     train: Train = Train()
 
@@ -107,7 +112,7 @@ class Transfer:
 class Evaluation:
     """Splits of a set to score; without a set, splits of the one that was trained on."""
 
-    set: Plugin | None = None
+    set: Plugin | None = dataclasses.field(default=None, metadata={"room": "sets"})
     splits: tuple[str, ...] = ("test",)
     batch_size: int = 512
 
@@ -165,7 +170,7 @@ class TrainStage:
     """Trains one net. Inputs: "teacher" (live), tables by name, "init" (weights to start from)."""
 
     data: Data
-    model: Plugin
+    model: Plugin = dataclasses.field(metadata={"room": "models"})
     debias: Plugin
     distill: tuple[Plugin, ...] = dataclasses.field(metadata={"one_or_more": True})
     mix: Mix
@@ -179,7 +184,7 @@ class TransferStage:
     """Makes weights to start from out of those of input "net", and fresh ones for the rest."""
 
     data: Data
-    model: Plugin
+    model: Plugin = dataclasses.field(metadata={"room": "models"})
     transfer: Transfer
     seed: int
 
@@ -197,7 +202,7 @@ class TableStage:
 class EvaluateStage:
     """Counts by group of the net of input "net" on one split."""
 
-    set: Plugin | None  # None: the set the net was trained on
+    set: Plugin | None = dataclasses.field(metadata={"room": "sets"})  # None: the net's own
     split: str
     batch_size: int
 
@@ -211,17 +216,23 @@ class CompareStage:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Work that is done once: its identity is the hash of its config and its inputs' identities."""
+    """Work that is done once.
+
+    Its identity is the hash of its config, of the content of the files that it reads, and of its
+    inputs' identities. Where files lie is no part of it.
+    """
 
     kind: str  # train | transfer | table | evaluate | compare
     config: Any  # the dataclass above
     inputs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
+    reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # name of a file -> digest of its content: put in by `study.reads.sealed`
 
     @cached_property
     def identity(self) -> str:
         """12 hexadecimal digits."""
         inputs = {k: v.identity for k, v in sorted(self.inputs.items())}
-        content = [FORMAT, self.kind, as_dict(self.config), inputs]
+        content = [FORMAT, self.kind, content_of(self.config), dict(self.reads), inputs]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def change(self, updates: Mapping[str, Any]) -> "Stage":
@@ -243,6 +254,26 @@ def as_dict(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [as_dict(v) for v in value]
     return value
+
+
+def content_of(value: Any) -> Any:
+    """`as_dict` without what only says where files lie."""
+    if not dataclasses.is_dataclass(value):
+        return as_dict(value)
+    found = {}
+    for field in dataclasses.fields(value):
+        inner, room = getattr(value, field.name), field.metadata.get("room")
+        found[field.name] = _content_of_plugins(room, inner) if room else content_of(inner)
+    return found
+
+
+def _content_of_plugins(room: str, value: Any) -> Any:
+    if value is None or not value:
+        return value
+    if all(isinstance(v, Mapping) for v in value.values()):  # several, by name
+        return {k: _content_of_plugins(room, v) for k, v in value.items()}
+    places = registry.places(room, value)
+    return {k: as_dict(v) for k, v in value.items() if k not in places}
 
 
 def as_config_dict(value: Any) -> ConfigDict:

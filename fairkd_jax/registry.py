@@ -96,6 +96,11 @@ def build(room: str, spec: Mapping[str, Any]) -> Any:
     return cls(**options)
 
 
+def places(room: str, spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options of a plugin that say where files lie, and so are no part of what it does."""
+    return getattr(plugin(room, str(spec.get("name", ""))), "places", ())
+
+
 def freeze(value: Any) -> Any:
     """Lists as tuples and mappings as sorted tuples of pairs, all the way down.
 

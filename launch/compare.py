@@ -13,7 +13,7 @@ import runtime
 from absl import app, flags
 
 from fairkd_jax.config import Compare, CompareStage, Stage
-from fairkd_jax.study import stage
+from fairkd_jax.study import reads, stage, stored
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a study.")
 FIRST = flags.DEFINE_string("first", None, "Identity of a train stage.", required=True)
@@ -27,13 +27,18 @@ EXAMPLES = flags.DEFINE_integer("examples", 512, "At most this many of each kind
 flags.adopt_module_key_flags(runtime)
 
 
+@runtime.told
 def main(argv: list[str]) -> None:
     """Reads both nets, compares, prints."""
     del argv
-    workdir, mesh = runtime.folder(WORKDIR.value), runtime.start()
+    workdir = runtime.folder(WORKDIR.value)
+    mesh = runtime.start(workdir)
     compare = Compare(SPLIT.value, FIRST_TAPS.value, SECOND_TAPS.value, EXAMPLES.value)
-    nets = {"first": stage.read(workdir, FIRST.value), "second": stage.read(workdir, SECOND.value)}
-    one = Stage("compare", CompareStage(compare), nets)
+    nets = {
+        "first": stored.read(workdir, FIRST.value),
+        "second": stored.read(workdir, SECOND.value),
+    }
+    one = reads.sealed_alone(Stage("compare", CompareStage(compare), nets))
     place = stage.Place(workdir, mesh)
     stage.run(one, place)
     path = place.folder(one) / "result.json"

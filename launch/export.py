@@ -18,7 +18,7 @@ from absl import app, flags
 
 from fairkd_jax.data import pipeline
 from fairkd_jax.models import pretrained
-from fairkd_jax.study import stage
+from fairkd_jax.study import reads, stage, stored
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a study.")
 STAGE = flags.DEFINE_string("stage", None, "Identity of a train stage.", required=True)
@@ -28,16 +28,19 @@ FOLDER = flags.DEFINE_string("folder", None, "Where to write; holds no weights y
 flags.adopt_module_key_flags(runtime)
 
 
+@runtime.told
 def main(argv: list[str]) -> None:
     """Reads the net, writes it, says what was written."""
     del argv
-    workdir, mesh = runtime.folder(WORKDIR.value), runtime.start()
+    workdir = runtime.folder(WORKDIR.value)
+    mesh = runtime.start(workdir)
     folder = pathlib.Path(FOLDER.value).expanduser().absolute()
-    one = stage.read(workdir, STAGE.value)
+    one = stored.read(workdir, STAGE.value)
     if one.kind != "train":
         raise ValueError(
             f"stage {STAGE.value} is of kind {one.kind!r}: only train stages hold nets"
         )
+    reads.check([one])
     net, variables = stage.Place(workdir, mesh).net(one)
     opened = pipeline.open_data(one.config.data)
     labels, encoder = opened.dataset.info.label_names, opened.encoders[net.view]

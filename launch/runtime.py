@@ -1,14 +1,19 @@
 """Flags that every launcher shares, and how JAX is started from them."""
 
+import errno
+import functools
+import os
 import pathlib
 import sys
+import traceback
+from collections.abc import Callable
 
 import jax
 import rollcall
 from absl import flags, logging
 from jax.sharding import Mesh
 
-from fairkd_jax import sharding
+from fairkd_jax import processes, sharding
 
 FAKE_DEVICES = flags.DEFINE_integer(
     "fake_devices", 0, "Pretend this many CPU devices, to try shardings on a laptop."
@@ -33,17 +38,18 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is; with -
 WAIT_SECONDS = flags.DEFINE_integer("wait_seconds", 60, "For the other hosts to report.")
 
 
-def start() -> Mesh:
+def start(workdir: pathlib.Path | None = None) -> Mesh:
     """Devices, other hosts and the mesh as the flags say; call it before anything else uses JAX.
 
-    Raises TimeoutError naming the hosts that do not report in time.
+    Raises TimeoutError naming the hosts that do not report in time, and `rollcall.NotShared` naming
+    those that do not see the work folder of process 0.
     """
     if not flags.FLAGS["verbosity"].present:  # the storage layer reports every file at INFO
         logging.set_verbosity(logging.WARNING)
     if FAKE_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", FAKE_DEVICES.value)
-    _join_hosts()
+    _join_hosts(workdir)
     if COMPILATION_CACHE.value and jax.default_backend() != "cpu":
         cache = pathlib.Path(COMPILATION_CACHE.value).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -53,7 +59,7 @@ def start() -> Mesh:
     return sharding.make_mesh(FSDP.value)
 
 
-def _join_hosts() -> None:
+def _join_hosts(workdir: pathlib.Path | None) -> None:
     """Meets the other processes before anything is compiled."""
     given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if None in given and any(v is not None for v in given):
@@ -62,8 +68,38 @@ def _join_hosts() -> None:
     if hosts is None:
         return
     _say(f"process {hosts.index} of {hosts.count} waits for the others")
-    rollcall.meet(hosts, WAIT_SECONDS.value)
+    rollcall.meet(hosts, WAIT_SECONDS.value, workdir)
     jax.distributed.initialize(*given, initialization_timeout=WAIT_SECONDS.value)
+
+
+def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """`main`, which ends with one last line that says how, where more than a traceback is known."""
+
+    @functools.wraps(main)
+    def run(argv: list[str]) -> None:
+        try:
+            main(argv)
+        except processes.Interrupted as stop:
+            _say(f"{stop}: the same command goes on")
+            sys.exit(75)
+        except Exception as error:
+            if not _disk_is_full(error):
+                raise
+            traceback.print_exc()
+            _say("No space is left on the disk: free some, and the same command goes on")
+            sys.exit(74)
+
+    return run
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Is that what an error, or one that it came from, tells? Storage layers tell it in words."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EDQUOT)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _say(text: str) -> None:

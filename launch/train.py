@@ -9,15 +9,13 @@ with status 75; the same command goes on.
 """
 
 import json
-import sys
 
 import runtime
 from absl import app, flags
 from ml_collections import config_flags
 
 from fairkd_jax import config
-from fairkd_jax.study import execute, plan
-from fairkd_jax.train import loop
+from fairkd_jax.study import check, execute, plan
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file in configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of stages; a study may share it.")
@@ -28,19 +26,16 @@ SMOKE = flags.DEFINE_bool("smoke", False, "Few steps, few examples: does it all 
 flags.adopt_module_key_flags(runtime)
 
 
+@runtime.told
 def main(argv: list[str]) -> None:
     """Trains, scores, prints."""
     del argv
     workdir = runtime.folder(WORKDIR.value)
     study = config.Study(experiment=config.parse(config.Experiment, CONFIG.value), seeds=1)
     study = plan.smoke(study) if SMOKE.value else study
-    mesh = runtime.start()
-    chosen = [run for run in execute.check(study) if run.role == ROLE.value]
-    try:
-        execute.run_stages(chosen, workdir, mesh, ROLE.value)
-    except loop.Interrupted as stop:
-        print(f"{stop}: the same command goes on", file=sys.stderr)
-        sys.exit(75)
+    mesh = runtime.start(workdir)
+    chosen = [run for run in check.check(study) if run.role == ROLE.value]
+    execute.run_stages(chosen, workdir, mesh, ROLE.value)
     for run in chosen:
         print(f"{run.name}: {workdir / 'stages' / run.net.identity}")
         for name, stage in run.evaluations.items():

@@ -15,7 +15,7 @@ from fairkd_jax.data.sets.template_nli import TemplateNli
 from fairkd_jax.data.views.wordpiece import Wordpiece
 from fairkd_jax.models import pretrained
 from fairkd_jax.models.net import make_net
-from fairkd_jax.study import execute, plan, stage
+from fairkd_jax.study import check, plan, stage
 
 FILES = sorted((ROOT / "configs").rglob("*.py"))
 
@@ -55,7 +55,7 @@ def test_a_config_says_how_to_run_it(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_a_config_builds(path, weights):
-    planned = execute.check(load(path, weights))
+    planned = check.check(load(path, weights))
     assert {run.role for run in planned} == {"teacher", "baseline", "distilled"}
 
 
@@ -70,7 +70,7 @@ def test_a_config_takes_two_steps(path, weights, tmp_path):
     study = plan.smoke(load(path, weights))
     two = {"teacher.train.steps": 2, "teacher.train.select": "last"}
     study = Study(**{**vars(study), "experiment": update(study.experiment, two)})
-    planned = execute.check(study)
+    planned = check.check(study)
     place = stage.Place(tmp_path, sharding.make_mesh(devices=jax.devices()[:1]))
     for one in plan.stages([planned[0]]):
         if one.kind != "evaluate":

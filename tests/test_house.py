@@ -10,8 +10,8 @@ from conftest import ROOT
 from fairkd_jax import registry
 
 ORDER = [
-    {"types", "registry", "hub"},
-    {"config", "sharding", "losses"},
+    {"types", "registry", "hub", "files"},
+    {"config", "sharding", "losses", "processes"},
     {"data"},
     {"models"},
     {"debias", "distill"},

@@ -81,6 +81,7 @@ class DataSet(abc.ABC):
     """The contract of a file in `data/sets/`: a frozen dataclass of options."""
 
     splits: ClassVar[tuple[str, ...]]
+    places: ClassVar[tuple[str, ...]] = ()  # options that say where files lie
 
     @property
     @abc.abstractmethod
@@ -90,6 +91,13 @@ class DataSet(abc.ABC):
     @abc.abstractmethod
     def load(self, split: str) -> Split:
         """One split, the same at every call. Raises UnknownName for a split that is not there."""
+
+    def reads(self, split: str) -> Mapping[str, pathlib.Path]:
+        """The files that `load(split)` reads, by a name that does not say where they lie.
+
+        Their content is part of the identity of every stage that uses the split.
+        """
+        return {}
 
     def require(self, split: str) -> None:
         """Raises UnknownName unless the set has the split."""
@@ -101,9 +109,15 @@ class DataSet(abc.ABC):
 class View(abc.ABC):
     """The contract of a file in `data/views/`: options; `fit` gives an encoder."""
 
+    places: ClassVar[tuple[str, ...]] = ()  # options that say where files lie
+
     @abc.abstractmethod
     def fit(self, train: Split) -> "Encoder":
         """What this view learns from the training split (a vocabulary; nothing for images)."""
+
+    def reads(self) -> Mapping[str, pathlib.Path]:
+        """The files that `fit` reads beside the training split, by name."""
+        return {}
 
     def identity_of(self, folder: pathlib.Path) -> str | None:
         """The identity of the inputs that the weights in a folder of published files were made for.

@@ -7,13 +7,14 @@ kept in memory; a batch is a gather of rows.
 import dataclasses
 import functools
 import json
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
 import numpy as np
 
-from fairkd_jax import registry
+from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
 from fairkd_jax.data.tables import Table
@@ -77,7 +78,7 @@ class Opened:
         """
         own = _key(self.data.set)
         other = own if set_spec is None else _key(set_spec)
-        return _source(own, _key(self.data.views), other, split)
+        return _source(*_views(own, _key(self.data.views)), *_content(other, split))
 
 
 def open_data(data: Data) -> Opened:
@@ -87,9 +88,10 @@ def open_data(data: Data) -> Opened:
     examples by group are not those that the set expects.
     """
     set_key = _key(data.set)
-    encoders = _encoders(set_key, _key(data.views))
+    encoders = _encoders(*_views(set_key, _key(data.views)))
     facts = {name: encoder.facts for name, encoder in encoders.items()}
-    return Opened(data, _dataset(set_key), _split(set_key, data.split), encoders, facts)
+    split = _split(*_content(set_key, data.split))
+    return Opened(data, _dataset(set_key), split, encoders, facts)
 
 
 def _key(config: Any) -> str:
@@ -101,11 +103,34 @@ def _dataset(set_key: str) -> DataSet:
     return registry.build("sets", json.loads(set_key))
 
 
-@functools.lru_cache(maxsize=16)
-def _split(set_key: str, split: str) -> Split:
+Content = tuple[tuple[str, str], ...]  # (name, digest) of each file that is read
+
+
+def _content(set_key: str, split: str) -> tuple[str, str, Content]:
+    """A split by its set, its name and what its files hold now: what is kept is never stale."""
     dataset = _dataset(set_key)
     dataset.require(split)
+    return set_key, split, _digests(dataset.reads(split))
+
+
+def _views(set_key: str, views_key: str) -> tuple[str, str, Content]:
+    """Fitted views by set, options, and what the files hold that they and the set read."""
+    views = {k: registry.build("views", spec) for k, spec in json.loads(views_key).items()}
+    named = {f"{k} {name}": path for k, v in views.items() for name, path in v.reads().items()}
+    return set_key, views_key, (*_content(set_key, "train")[2], *_digests(named))
+
+
+def _digests(named: Mapping[str, pathlib.Path]) -> Content:
+    return tuple((name, files.digest(path)) for name, path in named.items())
+
+
+@functools.lru_cache(maxsize=16)
+def _split(set_key: str, split: str, content: Content) -> Split:
+    dataset = _dataset(set_key)
     loaded = dataset.load(split)
+    if _digests(dataset.reads(split)) != content:
+        paths = ", ".join(map(str, dataset.reads(split).values()))
+        raise ValueError(f"{paths} changed while it was read: launch again when it is whole")
     expected = loaded.info.expected_counts.get(split)
     if expected is not None and tuple(loaded.counts()) != tuple(expected):
         raise ValueError(
@@ -116,15 +141,17 @@ def _split(set_key: str, split: str) -> Split:
 
 
 @functools.lru_cache(maxsize=16)
-def _encoders(set_key: str, views_key: str) -> Mapping[str, Encoder]:
+def _encoders(set_key: str, views_key: str, content: Content) -> Mapping[str, Encoder]:
     views = json.loads(views_key)
-    train = _split(set_key, "train")
+    train = _split(*_content(set_key, "train"))
     return {name: registry.build("views", spec).fit(train) for name, spec in views.items()}
 
 
 @functools.lru_cache(maxsize=16)
-def _source(set_key: str, views_key: str, other_key: str, split: str) -> Source:
-    return Source(_split(other_key, split), _encoders(set_key, views_key))
+def _source(
+    set_key: str, views_key: str, views: Content, other_key: str, split: str, content: Content
+) -> Source:
+    return Source(_split(other_key, split, content), _encoders(set_key, views_key, views))
 
 
 def train_batches(

@@ -20,6 +20,7 @@ from fairkd_jax.hub import resolve
 
 Prompt = tuple[tuple[str, str], ...]  # (words put before a text, its column), in order
 FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
+READ = (*FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +203,12 @@ def read(name: str, kind: Kind) -> Tokens:
         raise ValueError(f"no tokenizer in {path}, which holds {found}: {error}") from error
     special = {role: getattr(fast, role) or usual for role, usual in kind.special.items()}
     return finish(kind, fast.backend_tokenizer, special, f"the tokenizer in {path}")
+
+
+def files_in(name: str) -> dict[str, pathlib.Path]:
+    """The files of a tokenizer that are there, by name; `name` is a folder or a hub name."""
+    folder = resolve(name)
+    return {file: folder / file for file in READ if (folder / file).is_file()}
 
 
 def has_tokenizer(folder: pathlib.Path) -> bool:

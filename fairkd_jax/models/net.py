@@ -33,6 +33,7 @@ class Architecture(abc.ABC):
 
     view: ClassVar[str]  # the view it reads unless the config names another: "wordpiece", "image"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # name -> field values
+    places: ClassVar[tuple[str, ...]] = ("pretrained",)  # of a model's config: where weights lie
 
     # How the family is published, for those that are: read by `pretrained.py`.
     model_types: ClassVar[tuple[str, ...]] = ()  # what config.json calls it

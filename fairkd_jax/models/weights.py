@@ -66,6 +66,11 @@ class Weights:
         """Where the files are, and their tokenizer if there is one."""
         return self.files[0].parent
 
+    def reads(self) -> dict[str, Path]:
+        """All files, by name."""
+        beside = self.folder / "config.json"
+        return {f.name: f for f in (*self.files, beside) if f.is_file()}
+
     def headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """{key: (type of number, "F32", shape)}; no numbers are read.
 

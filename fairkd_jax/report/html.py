@@ -7,7 +7,6 @@ import importlib.resources
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from fairkd_jax import files
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.report import figures, headline, records, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
@@ -32,20 +32,18 @@ RULES = {  # selection rules in words
 DASH = "–"
 
 
-def write(workdir: Path) -> Path:
-    """Writes the report of the study in `workdir` and returns the path of its page.
+def write(study: Path) -> Path:
+    """Writes the report of the study in `WORKDIR/studies/NAME` and returns the path of its page.
 
     Raises what `records.read` raises, and ValueError for a study without a distilled run.
     """
-    finished = records.read(workdir)
+    finished = records.read(study)
     page = render(finished)
-    folder = workdir / "report"
+    folder = study / "report"
     folder.mkdir(exist_ok=True)
-    records.write_csv(finished, folder / "records.csv")
-    index, partial = folder / "index.html", folder / "index.html.part"
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, index)
-    return index
+    files.write(folder / "records.csv", records.as_csv(finished))
+    files.write(folder / "index.html", page)
+    return folder / "index.html"
 
 
 def render(finished: Finished) -> str:

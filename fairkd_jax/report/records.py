@@ -5,7 +5,6 @@ it). Nothing here computes a statistic; `null` in JSON, an undefined value, beco
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +16,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from fairkd_jax import files
 from fairkd_jax.evaluation.fairness import gap_id_ood
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.study import stored
 
 COLUMNS = (
     "study", "run", "role", "debias", "distill", "model", "parameters", "teacher_model", "seed",
@@ -60,7 +61,7 @@ class Comparison:
 class Finished:
     """A finished study: `study.json`, the results of its evaluations, and how to ask for values."""
 
-    folder: Path
+    folder: Path  # the work folder
     about: Mapping[str, Any]
     results: Mapping[str, Mapping[str, Any]]  # identity of an evaluate stage -> its result
 
@@ -192,7 +193,7 @@ class Finished:
 
 
 def read(folder: Path) -> Finished:
-    """The finished study in a folder.
+    """The finished study in a folder of its own, `WORKDIR/studies/NAME`.
 
     Raises ValueError, naming the run, for a distilled run without its teacher or its baseline and
     for a stage without a result; FileNotFoundError for a folder that holds no study.
@@ -200,7 +201,7 @@ def read(folder: Path) -> Finished:
     path = folder / "study.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} holds no finished study")
-    about = json.loads(path.read_text())
+    about, workdir = files.read_sealed(path), folder.parent.parent
     roles = {run["run"]: run["role"] for run in about["runs"]}
     if len(roles) != len(about["runs"]):
         raise ValueError(f"{path}: two runs share an id")
@@ -216,11 +217,11 @@ def read(folder: Path) -> Finished:
                     f" ({role}_run = {other!r}): the report would say nothing"
                 )
     results = {
-        stage: _result(folder, stage, run["run"], evaluation)
+        stage: _result(workdir, stage, run["run"], evaluation)
         for run in about["runs"]
         for evaluation, stage in run["evaluations"].items()
     }
-    return Finished(folder, about, results)
+    return Finished(workdir, about, results)
 
 
 def labels(comparisons: Sequence[Comparison]) -> list[str]:
@@ -248,16 +249,14 @@ def span(values: Sequence[int]) -> str:
     return "–".join(str(v) for v in dict.fromkeys((min(values), max(values))))
 
 
-def write_csv(finished: Finished, path: Path) -> None:
+def as_csv(finished: Finished) -> str:
     """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined."""
-    finished.rows[list(COLUMNS)].to_csv(path, index=False, lineterminator="\n")
+    return finished.rows[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
 
 
 def _result(folder: Path, stage: str, run: str, what: str) -> dict[str, Any]:
-    path = folder / "stages" / stage / "result.json"
-    if not path.is_file():
-        raise ValueError(f"run {run!r} has no result for {what!r}: {path} is missing")
-    return json.loads(path.read_text())
+    path = stored.require(folder / "stages" / stage, f"{what!r} of run {run!r}") / "result.json"
+    return files.read_json(path)
 
 
 def _methods(run: Mapping[str, Any]) -> tuple[str, str, str, str]:

@@ -10,72 +10,23 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import pandas
+from absl import logging
 from jax.sharding import Mesh
 
-from fairkd_jax import registry
-from fairkd_jax.config import SELECTION_RULES, Stage, Study, as_dict
+from fairkd_jax import files, processes, registry
+from fairkd_jax.config import Study, as_dict
 from fairkd_jax.data import pipeline
-from fairkd_jax.evaluation.sums import label_map
-from fairkd_jax.models import transfer
-from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import plan, stage
+from fairkd_jax.study import plan, reads, stage, stored
+from fairkd_jax.study.check import check
+from fairkd_jax.study.claim import claimed
 from fairkd_jax.train import log, loop
-from fairkd_jax.train.step import table_of
 
 PACKAGES = ("fairkd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-
-def check(study: Study) -> list[plan.Run]:
-    """The planned runs, once everything that can be known to fail has been tried.
-
-    Raises UnknownName and ValueError before any compute, naming value, place and choices.
-    """
-    if study.seeds < 1:
-        raise ValueError(f"seeds = {study.seeds}: a study needs at least one")
-    planned = plan.runs(study)
-    tried = set()
-    for one in plan.stages(planned):
-        if one.kind == "train":
-            _check_train(one, tried)
-        elif one.kind == "transfer":
-            nets = (loop.net_of(s.config.data, s.config.model) for s in (one.inputs["net"], one))
-            transfer.plan(*nets, one.config.transfer)
-        elif one.kind == "evaluate":
-            key = json.dumps([as_dict(plan.data_of(one)), as_dict(one.config)], sort_keys=True)
-            if key not in tried:
-                tried.add(key)
-                _check_evaluation(one)
-    return planned
-
-
-def _check_train(one: Stage, tried: set[str]) -> None:
-    """Stages that differ in their seed alone are tried once."""
-    config = one.change({"seed": 0}).config
-    key = json.dumps(as_dict(config), sort_keys=True)
-    if key in tried:
-        return
-    tried.add(key)
-    select = config.train.select
-    if select not in SELECTION_RULES:
-        raise UnknownName(select, "train.select", SELECTION_RULES)
-    opened = pipeline.open_data(config.data)
-    if select != "last" or config.train.eval_every:
-        opened.dataset.require(config.train.validation)
-    teacher = one.inputs.get("teacher")
-    nets = {"teacher": loop.net_of(teacher.config.data, teacher.config.model)} if teacher else {}
-    tabled = {"teacher": None} if table_of("teacher") in one.inputs else {}
-    loop.check(config, nets | tabled)
-
-
-def _check_evaluation(one: Stage) -> None:
-    opened = pipeline.open_data(plan.data_of(one))
-    source = opened.source(one.config.split, one.config.set)
-    label_map(opened.dataset.info.label_names, source.split.info)
 
 
 def table_of_stages(planned: list[plan.Run], workdir: pathlib.Path) -> str:
@@ -91,40 +42,49 @@ def table_of_stages(planned: list[plan.Run], workdir: pathlib.Path) -> str:
             "distill": "+".join(d["name"] for d in one.config.distill) if train else "",
             "reads": ", ".join(sorted(one.inputs)),
         }
-        state = {s: int(stage.state_of(one, workdir) == s) for s in stage.STATES}
+        found = stored.state_of(one, workdir)
+        state = {s: int(found == s) for s in stored.STATES}
         rows.append(row | state | {"shared": int(users[one.identity] > 1)})
     frame = pandas.DataFrame(rows)
-    numbers = [*stage.STATES, "shared"]
+    numbers = [*stored.STATES, "shared"]
     table = frame.groupby([c for c in frame if c not in numbers], sort=False).sum().reset_index()
-    total = ", ".join(f"{frame[s].sum()} {s}" for s in stage.STATES)
+    total = ", ".join(f"{frame[s].sum()} {s}" for s in stored.STATES)
     return f"{table.to_string(index=False)}\n{len(planned)} runs, {len(frame)} stages: {total}"
 
 
-def run(study: Study, workdir: pathlib.Path, mesh: Mesh) -> None:
-    """All stages of a study that are not done yet, with a bar over them; then `study.json`."""
+def run(
+    study: Study, workdir: pathlib.Path, mesh: Mesh, given: Mapping[str, Any] | None = None
+) -> pathlib.Path:
+    """All stages of a study that are not done yet, with a bar over them; then `study.json`.
+
+    `given` as in `check`. Returns the study's own folder.
+    """
     start = time.perf_counter()
-    planned = check(study)
+    planned = check(study, given)
     write_study(study, planned, workdir, seconds=None)
     run_stages(planned, workdir, mesh, study.name)
-    write_study(study, planned, workdir, seconds=round(time.perf_counter() - start, 1))
+    seconds = round(time.perf_counter() - start, 1)
+    return write_study(study, planned, workdir, seconds=seconds)
 
 
 def run_stages(planned: list[plan.Run], workdir: pathlib.Path, mesh: Mesh, name: str) -> None:
-    """The stages of some runs, in order; raises `loop.Interrupted` where SIGTERM asked to stop."""
+    """The stages of some runs, in order, unless they are done.
+
+    Raises `processes.Interrupted` where SIGTERM asked to stop, `reads.Changed` where a file that
+    they read changes meanwhile.
+    """
     ordered = plan.stages(planned)
-    todo = [s for s in ordered if stage.state_of(s, workdir) != "done"]
     with (
         stop_on_sigterm() as stopping,
-        log.progress(
-            total=len(ordered), initial=len(ordered) - len(todo), desc=name, unit="stage"
-        ) as bar,
+        log.progress(total=len(ordered), desc=name, unit="stage") as bar,
     ):
-        place = stage.Place(workdir, mesh, stopping)
-        for one in todo:
-            if loop.agree(stopping):
-                raise loop.Interrupted(f"stopped before stage {one.identity}")
+        place = stage.Place(workdir, mesh, stopping, reads.watch(ordered))
+        for one in ordered:
+            if processes.agree(stopping):
+                raise processes.Interrupted(f"stopped before stage {one.identity}")
             stage.run(one, place)
             bar.update()
+        processes.lead(place.watch)
 
 
 @contextlib.contextmanager
@@ -138,21 +98,41 @@ def stop_on_sigterm() -> Iterator[Any]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def folder_of(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder that a study of this name owns, beside the stages that all studies share."""
+    return workdir / "studies" / name
+
+
 def write_study(
     study: Study, planned: list[plan.Run], workdir: pathlib.Path, seconds: float | None
+) -> pathlib.Path:
+    """`study.json`: what the report needs to know beside the stages' results; process 0 writes.
+
+    Returns the study's folder. Raises ValueError where it holds another study of this name.
+    """
+    folder = folder_of(workdir, study.name)
+    path = folder / "study.json"
+    with claimed(folder):
+        processes.lead(lambda: _write_study(study, planned, workdir, path, seconds))
+    return folder
+
+
+def _write_study(
+    study: Study,
+    planned: list[plan.Run],
+    workdir: pathlib.Path,
+    path: pathlib.Path,
+    seconds: float | None,
 ) -> None:
-    """`study.json`: what the report needs to know beside the stages' results; process 0 writes."""
-    if jax.process_index():
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
+    before = _before(path)
+    asked = sorted({reads.forgotten(s).identity for s in plan.stages(planned)})
+    read = {str(p): s.reads[n] for s in plan.stages(planned) for n, p in reads.paths(s).items()}
+    _check_own(path, before, planned, asked, read)
     config = as_dict(study)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-    old = workdir / "study.json"
-    before = json.loads(old.read_text()) if old.exists() else {}
-    if before.get("config_hash") not in (None, digest):
-        before = {}
-    stage.write_json(
-        old,
+    same = before.get("config_hash") == digest and before.get("reads") == read
+    files.write_sealed(
+        path,
         {
             "study": study.name,
             "command": " ".join(["python", *sys.argv]),
@@ -163,12 +143,52 @@ def write_study(
             "config": config,
             "selection": study.experiment.student.train.select,
             "headline": study.headline,
-            "seconds": before.get("seconds") or seconds,
+            "seconds": (before.get("seconds") if same else None) or seconds,
+            "asked": asked,
+            "reads": read,
             "data": _data(planned),
             "runs": [_row(r) for r in planned],
             "ledger": _ledger(planned, workdir),
         },
     )
+
+
+def _before(path: pathlib.Path) -> dict[str, Any]:
+    """What `study.json` says; {} where there is none, or where it is damaged: it is derived."""
+    try:
+        return files.read_sealed(path)
+    except FileNotFoundError:
+        return {}
+    except files.Damaged as error:
+        logging.warning("%s: made anew", error)
+        return {}
+
+
+def _check_own(
+    path: pathlib.Path,
+    before: Mapping[str, Any],
+    planned: list[plan.Run],
+    asked: list[str],
+    read: Mapping[str, str],
+) -> None:
+    """Raises ValueError unless this study holds all that the one in the folder holds.
+
+    So seeds and values of axes may be added, and files be edited or moved, but no other study of
+    the same name, or of other files, takes its place.
+    """
+    remedy = f"give this study another name (--config.name=...), or remove {path.parent}"
+    if lost := len({*before.get("asked", ())} - {*asked}):
+        raise ValueError(
+            f"{path} tells of a study with {len(before['runs'])} runs, and {lost} of its "
+            f"{len(before['asked'])} stages are not among those of this study of the same name, "
+            f"with {len(planned)} runs: it would be lost. To keep both, {remedy}"
+        )
+    old = before.get("reads", {})
+    if old and not {*old} & {*read} and not {*old.values()} <= {*read.values()}:
+        raise ValueError(
+            f"{path} tells of a study of the same name that read {', '.join(sorted(old))}; this "
+            f"one reads other files with other content. To keep both, {remedy}"
+        )
 
 
 def _row(run: plan.Run) -> dict[str, Any]:
@@ -230,7 +250,9 @@ def _ledger(planned: list[plan.Run], workdir: pathlib.Path) -> list[dict[str, An
     """What each finished stage cost."""
     rows = []
     for one in plan.stages(planned):
-        path = workdir / "stages" / one.identity / "done"
+        path = workdir / "stages" / one.identity / stored.DONE
         if path.exists():
-            rows.append({"stage": one.identity, "kind": one.kind} | json.loads(path.read_text()))
+            done = files.read_sealed(path)
+            cost = {k: done[k] for k in ("seconds", "examples")}
+            rows.append({"stage": one.identity, "kind": one.kind} | cost)
     return rows

@@ -13,7 +13,6 @@ from typing import Any
 from fairkd_jax import registry
 from fairkd_jax.config import (
     CompareStage,
-    Data,
     EvaluateStage,
     Experiment,
     Mix,
@@ -26,6 +25,7 @@ from fairkd_jax.config import (
     TransferStage,
     update,
 )
+from fairkd_jax.study.reads import sealed, sealed_alone
 from fairkd_jax.train.step import table_of
 
 NO_DISTILLATION = ({"name": "none"},)
@@ -82,16 +82,20 @@ def label(value: Any) -> str:
     return str(value)
 
 
+def changes(axis: str, value: Any) -> dict[str, Any]:
+    """What a value of an axis changes: dotted keys of the experiment, with their values."""
+    if isinstance(value, Mapping) and "name" not in value:
+        return {k: v for k, v in value.items() if k != "label"}
+    return {axis: value}
+
+
 def experiments(study: Study) -> Iterator[tuple[Experiment, dict[str, str]]]:
     """Every experiment with the labels of its axis values, seed after seed."""
     for seed in range(study.seeds):
         for values in itertools.product(*study.axes.values()):
             overrides: dict[str, Any] = {"seed": study.experiment.seed + seed}
             for key, value in zip(study.axes, values):
-                dotted = isinstance(value, Mapping) and "name" not in value
-                overrides |= (
-                    {k: v for k, v in value.items() if k != "label"} if dotted else {key: value}
-                )
+                overrides |= changes(key, value)
             labels = {k: label(v) for k, v in zip(study.axes, values)}
             yield update(study.experiment, overrides, "axes"), labels
 
@@ -158,15 +162,12 @@ def runs(study: Study) -> list[Run]:
 
     for experiment, axes in experiments(study):
         second = experiment.distilled_debias or experiment.debias
+        method = registry.build("debias", experiment.debias)
         nets = {
-            "teacher": registry.build("debias", experiment.debias).stages(
-                _train(experiment, experiment.teacher, experiment.debias)
-            ),
-            "baseline": registry.build("debias", experiment.debias).stages(
-                _train(experiment, experiment.student, experiment.debias)
-            ),
+            role: sealed(method.stages(_train(experiment, how, experiment.debias)))
+            for role, how in (("teacher", experiment.teacher), ("baseline", experiment.student))
         }
-        nets["distilled"] = _distilled(experiment, second, nets["teacher"])
+        nets["distilled"] = sealed(_distilled(experiment, second, nets["teacher"]))
         made: dict[str, Run] = {}
         for role, net in nets.items():
             made[role] = add(
@@ -188,8 +189,8 @@ def runs(study: Study) -> list[Run]:
 
 def _evaluations(experiment: Experiment, net: Stage) -> dict[str, Stage]:
     return {
-        f"{name}/{split}": Stage(
-            "evaluate", EvaluateStage(e.set, split, e.batch_size), {"net": net}
+        f"{name}/{split}": sealed_alone(
+            Stage("evaluate", EvaluateStage(e.set, split, e.batch_size), {"net": net})
         )
         for name, e in experiment.evaluate.items()
         for split in e.splits
@@ -200,7 +201,7 @@ def _comparisons(experiment: Experiment, teacher: Stage, net: Stage, role: str) 
     if role == "teacher" or not experiment.compare.first:
         return {}
     inputs = {"first": teacher, "second": net}
-    return {"teacher": Stage("compare", CompareStage(experiment.compare), inputs)}
+    return {"teacher": sealed_alone(Stage("compare", CompareStage(experiment.compare), inputs))}
 
 
 def stages(all_runs: list[Run]) -> list[Stage]:
@@ -219,13 +220,6 @@ def stages(all_runs: list[Run]) -> list[Stage]:
     return list(ordered.values())
 
 
-def data_of(stage: Stage) -> Data:
-    """The data config of the net that a stage is about."""
-    while stage.kind != "train":
-        stage = stage.inputs.get("net") or stage.inputs["first"]
-    return stage.config.data
-
-
 def smoke(study: Study) -> Study:
     """The study shrunk to seconds: one seed, a few steps of small batches, every stage kind."""
     small = {"steps": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2}
@@ -235,4 +229,5 @@ def smoke(study: Study) -> Study:
         overrides |= {f"{role}.train.{k}": v for k, v in small.items()}
         overrides[f"{role}.train.steps"] = min(train.steps, small["steps"])
         overrides[f"{role}.train.eval_every"] = min(train.eval_every, 2)
-    return dataclasses.replace(study, seeds=1, experiment=update(study.experiment, overrides))
+    experiment = update(study.experiment, overrides)
+    return dataclasses.replace(study, name=f"{study.name}-smoke", seeds=1, experiment=experiment)

@@ -1,9 +1,11 @@
-"""Runs one stage in its folder `stages/<identity>/`; the file `done`, written last, closes it."""
+"""Runs one stage in its folder `stages/<identity>/`, which one process at a time may write.
+
+The file `done`, written last, closes it with the digests of its products: what no longer matches is
+named, and the stage is done again.
+"""
 
 import dataclasses
-import json
 import math
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from fairkd_jax import sharding
-from fairkd_jax.config import KINDS as STAGE_KINDS
-from fairkd_jax.config import Stage, as_dict, parse
+from fairkd_jax import files, processes, sharding
+from fairkd_jax.config import Stage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.evaluation import fairness
@@ -25,25 +25,27 @@ from fairkd_jax.evaluation.evaluate import evaluate, predict_columns
 from fairkd_jax.evaluation.sums import Sums
 from fairkd_jax.models.net import Net
 from fairkd_jax.models.transfer import transfer
-from fairkd_jax.registry import UnknownName
 from fairkd_jax.representation.compare import compare_nets
-from fairkd_jax.study.plan import data_of
+from fairkd_jax.study import reads, stored
+from fairkd_jax.study.claim import Claim, claimed
+from fairkd_jax.study.reads import data_of
 from fairkd_jax.train import checkpoint, loop
 from fairkd_jax.train.step import fresh_net
 from fairkd_jax.types import Batch
 
-STATES = ("done", "partial", "missing")
+Guard = Callable[[], None]
 NET_FILE = "net.json"  # which inputs a stage's net was trained on
 KEPT_NETS = 8  # trained nets kept in memory: the next stage usually asks for the last ones
 
 
 @dataclasses.dataclass
 class Place:
-    """Where stages run: a folder, a mesh, and who may stop them."""
+    """Where stages run: a folder, a mesh, who may stop them, and what must not change meanwhile."""
 
     workdir: pathlib.Path
     mesh: Mesh
     stopping: Callable[[], bool] = lambda: False
+    watch: Callable[[], None] = lambda: None  # raises where a file that is read has changed
     nets: dict[str, tuple[Net, Any]] = dataclasses.field(default_factory=dict)
 
     def folder(self, stage: Stage) -> pathlib.Path:
@@ -57,9 +59,12 @@ class Place:
     def net(self, stage: Stage) -> tuple[Net, Any]:
         """The net that a train or transfer stage left, and its variables on the devices.
 
-        Raises ValueError where the data now encode inputs otherwise than in its training.
+        Raises ValueError where its folder does not hold what was written, or where the data now
+        encode inputs otherwise than in its training.
         """
         if stage.identity not in self.nets:
+            folder = self.folder(stage)
+            processes.lead(lambda: str(stored.require(folder, f"stage {stage.identity}")))
             net = loop.net_of(stage.config.data, stage.config.model)
             _check_inputs(net, self.folder(stage))
             shapes = net.variable_shapes()
@@ -77,55 +82,56 @@ class Place:
         return self.nets[stage.identity]
 
 
-def state_of(stage: Stage, workdir: pathlib.Path) -> str:
-    """ "done", "partial" (it goes on from there) or "missing"."""
-    folder = workdir / "stages" / stage.identity
-    return "done" if (folder / "done").exists() else "partial" if folder.exists() else "missing"
-
-
-def read(workdir: pathlib.Path, identity: str) -> Stage:
-    """The stage that a folder was made for, with its inputs.
-
-    Raises UnknownName where there is no such stage, ValueError where its folder was altered.
-    """
-    path = workdir / "stages" / identity / "config.json"
-    if not path.exists():
-        there = [p.name for p in (workdir / "stages").glob("*")]
-        raise UnknownName(identity, f"stage in {workdir}:", there)
-    content = json.loads(path.read_text())
-    stage = Stage(
-        content["kind"],
-        parse(STAGE_KINDS[content["kind"]], content["config"], str(path)),
-        {name: read(workdir, other) for name, other in content["inputs"].items()},
-    )
-    if stage.identity != identity:
-        raise ValueError(f"{path} describes stage {stage.identity}, not {identity}: it was altered")
-    return stage
-
-
 def run(stage: Stage, place: Place) -> None:
-    """Does the stage unless it is done. Raises what its kind raises, with the stage's folder."""
-    if state_of(stage, place.workdir) == "done":
+    """Does the stage unless it is done; waits where another process is at it.
+
+    Raises what its kind raises, with the stage's folder, and `processes.Interrupted`.
+    """
+    if processes.lead(lambda: _closed(stage, place)):
         return
-    folder = place.folder(stage)
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        inputs = {k: v.identity for k, v in stage.inputs.items()}
-        write_json(
-            folder / "config.json",
-            {"kind": stage.kind, "config": as_dict(stage.config), "inputs": inputs},
-        )
-    _wait(f"{stage.identity} begins")
-    start = time.perf_counter()
-    examples = KINDS[stage.kind](stage, folder, place)
-    _wait(f"{stage.identity} ends")
-    if jax.process_index() == 0:
+    with claimed(place.folder(stage), place.stopping) as claim:
+        if not processes.lead(lambda: _closed(stage, place, say=True)):
+            _run(stage, place, claim)
+
+
+def _closed(stage: Stage, place: Place, say: bool = False) -> bool:
+    """Is it done, with its products as they were written?"""
+    path, state = place.folder(stage), stored.state_of(stage, place.workdir)
+    if say and state == "damaged":
+        wrong = "; ".join(stored.unusable(path))
+        logging.warning("stage %s is done again, for in %s %s", stage.identity, path, wrong)
+    if state == "done":
+        stored.refresh(path, stage)
+    return state == "done"
+
+
+def _run(stage: Stage, place: Place, claim: Claim) -> None:
+    path, start = place.folder(stage), time.perf_counter()
+
+    def guard() -> None:
+        claim.guard()
+        place.watch()
+
+    def begin() -> None:
+        stored.clear(path)
+        reads.check([stage])
+        for name, one in stage.inputs.items():
+            stored.require(place.folder(one), f"{name} of stage {stage.identity}")
+        files.write_json(path / stored.CONFIG, stored.about(stage))
+
+    def end() -> None:
+        guard()
         seconds = round(time.perf_counter() - start, 3)
-        write_json(folder / "done", {"seconds": seconds, "examples": examples})
-    _wait(f"{stage.identity} is done")
+        stored.close(path, {"seconds": seconds, "examples": examples})
+
+    processes.lead(begin)
+    examples = KINDS[stage.kind](stage, place, guard)
+    processes.meet(f"{stage.identity} ends")
+    processes.lead(end)
 
 
-def _train(stage: Stage, folder: pathlib.Path, place: Place) -> int:
+def _train(stage: Stage, place: Place, guard: Guard) -> int:
+    folder = place.folder(stage)
     inputs = loop.Inputs(
         teachers={k: place.net(stage.inputs[k]) for k in ("teacher",) if k in stage.inputs},
         tables={
@@ -144,14 +150,15 @@ def _train(stage: Stage, folder: pathlib.Path, place: Place) -> int:
         inputs,
         validation=loop.Validation(lambda v: _validate(stage, place, v)) if watch else None,
         stopping=place.stopping,
+        guard=guard,
         name=f"{stage.config.debias['name']} {stage.identity[:6]}",
     )
     _write_inputs(loop.net_of(stage.config.data, stage.config.model), folder)
-    checkpoint.remove(folder / "checkpoints")
     return train.steps * train.batch_size
 
 
-def _transfer(stage: Stage, folder: pathlib.Path, place: Place) -> int:
+def _transfer(stage: Stage, place: Place, guard: Guard) -> int:
+    folder = place.folder(stage)
     config = stage.config
     net = loop.net_of(config.data, config.model)
     fresh = fresh_net(net, place.mesh, np.uint32(config.seed))
@@ -160,7 +167,7 @@ def _transfer(stage: Stage, folder: pathlib.Path, place: Place) -> int:
     for line in done.lines():  # not as info, which launchers do not show
         logging.warning("transfer %s: %s", stage.identity[:6], line)
     if jax.process_index() == 0:
-        write_json(folder / "transfer.json", done.record())
+        files.write_json(folder / "transfer.json", done.record())
     checkpoint.save_net(folder / "net", variables)
     _write_inputs(net, folder)
     return 0
@@ -168,13 +175,13 @@ def _transfer(stage: Stage, folder: pathlib.Path, place: Place) -> int:
 
 def _write_inputs(net: Net, folder: pathlib.Path) -> None:
     if jax.process_index() == 0:
-        write_json(folder / NET_FILE, {"view": net.view, "identity": net.identity})
+        files.write_json(folder / NET_FILE, {"view": net.view, "identity": net.identity})
 
 
 def _check_inputs(net: Net, folder: pathlib.Path) -> None:
     """Raises ValueError unless the net reads what it was trained on."""
     path = folder / NET_FILE
-    trained = json.loads(path.read_text()) if path.exists() else {}
+    trained = files.read_json(path) if path.exists() else {}
     if trained.get("identity", net.identity) != net.identity:
         raise ValueError(
             f"the net in {folder} was trained on view {trained['view']!r} as encoded by "
@@ -183,15 +190,20 @@ def _check_inputs(net: Net, folder: pathlib.Path) -> None:
         )
 
 
-def _validate(stage: Stage, place: Place, variables: Any) -> tuple[dict[str, float], float | None]:
+def _validate(
+    stage: Stage, place: Place, variables: Any
+) -> tuple[dict[str, float], tuple[float, float] | None]:
     train, opened = stage.config.train, pipeline.open_data(stage.config.data)
     net = loop.net_of(stage.config.data, stage.config.model)
     sums, source = _score(net, variables, opened, train.validation, None, 512, place)
     found = fairness.metrics(sums, info=source.split.info)
-    value = None if train.select == "last" else fairness.selection_value(train.select, found)
-    if value is not None and not math.isfinite(value):
+    scalars = {f"{train.validation}/{k}": v for k, v in found.items()}
+    if train.select == "last":
+        return scalars, None
+    value = fairness.selection_value(train.select, found)
+    if not math.isfinite(value):
         raise ValueError(f"train.select = {train.select!r} is {value} on {train.validation!r}")
-    return {f"{train.validation}/{k}": v for k, v in found.items()}, value
+    return scalars, (value, found["acc_avg"])
 
 
 def _batches(source: pipeline.Source, batch_size: int, place: Place) -> Iterator[Batch]:
@@ -221,7 +233,8 @@ def _score(
     return sums, source
 
 
-def _table(stage: Stage, folder: pathlib.Path, place: Place) -> int:
+def _table(stage: Stage, place: Place, guard: Guard) -> int:
+    folder = place.folder(stage)
     config, source_stage = stage.config, stage.inputs["net"]
     source = pipeline.open_data(source_stage.config.data).source(config.split)
     batches = _batches(source, config.batch_size, place)
@@ -234,7 +247,8 @@ def _table(stage: Stage, folder: pathlib.Path, place: Place) -> int:
     return len(source.split)
 
 
-def _evaluate(stage: Stage, folder: pathlib.Path, place: Place) -> int:
+def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:
+    folder = place.folder(stage)
     config, data = stage.config, data_of(stage)
     opened = pipeline.open_data(data)
     sums, source = _score(
@@ -259,11 +273,12 @@ def _evaluate(stage: Stage, folder: pathlib.Path, place: Place) -> int:
         "metrics": fairness.metrics(sums, info=info, train_counts=train_counts),
     }
     if jax.process_index() == 0:
-        write_json(folder / "result.json", result)
+        files.write_json(folder / "result.json", result)
     return len(source.split)
 
 
-def _compare(stage: Stage, folder: pathlib.Path, place: Place) -> int:
+def _compare(stage: Stage, place: Place, guard: Guard) -> int:
+    folder = place.folder(stage)
     config, first = stage.config.compare, stage.inputs["first"]
     source = pipeline.open_data(first.config.data).source(config.split)
     batches = _batches(source, config.batch_size, place)
@@ -278,7 +293,7 @@ def _compare(stage: Stage, folder: pathlib.Path, place: Place) -> int:
         put=place.put,
     )
     if jax.process_index() == 0:
-        write_json(folder / "result.json", result)
+        files.write_json(folder / "result.json", result)
     return len(source.split)
 
 
@@ -289,27 +304,3 @@ KINDS = {
     "evaluate": _evaluate,
     "compare": _compare,
 }
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """The whole file or none of it; NaN is written as null, arrays as lists."""
-    text = json.dumps(_plain(value), indent=1)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text + "\n")
-    os.replace(temporary, path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray | jax.Array | np.generic):
-        return _plain(np.asarray(value).tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _wait(what: str) -> None:
-    """All processes meet here, so that none reads what process 0 has yet to write."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

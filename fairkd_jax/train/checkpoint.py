@@ -1,67 +1,124 @@
 """Checkpoints by Orbax: the state of a run on its way, and the net that a finished run leaves.
 
 A checkpoint holds numbers only: data order and random keys are functions of (seed, step). It is
-restored onto the shardings of a target, so it may be read on another number of devices.
+restored onto the shardings of a target, so it may be read on another number of devices. Beside the
+arrays it holds `progress.json`, all else that decides how the run ends, and the digests of both: a
+folder gets its final name when all of it is there.
 """
 
+import dataclasses
 import pathlib
-import shutil
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from fairkd_jax import files, processes
+
+KEPT = 2  # the newest so many
+PROGRESS, DIGESTS = "progress.json", "digests.json"
+STAMPED = "_CHECKPOINT_METADATA"  # Orbax writes the time into it after all else
+TEMPORARY = "*.orbax-checkpoint-tmp*"
+OPTIONS = ocp.AsyncOptions(create_directories_asynchronously=False)  # a failed one is waited for
+
 
 class Checkpoints:
-    """The last two states of a run, written without stopping it."""
+    """The last states of a run, written without stopping it."""
 
     def __init__(self, folder: pathlib.Path):
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2)
-        )
+        self._folder = folder.absolute()
+        self._progress: Any = None
+        options = dataclasses.replace(OPTIONS, post_finalization_callback=self._seal)
+        self._checkpointer = ocp.StandardCheckpointer(async_options=options)
+        processes.lead(self._tidy)
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts to write; all processes must call it at the same step."""
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
-            self._manager.check_for_errors()
+    def steps(self) -> list[int]:
+        """Those of whole checkpoints, the newest first."""
+        return sorted(int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdigit())[::-1]
 
-    def restore(self, target: Any) -> Any | None:
-        """The newest state that can be read, on the shapes and shardings of `target`, or None.
+    def save(self, step: int, state: Any, progress: Any) -> None:
+        """Starts to write; all processes must call it at the same step.
 
-        A checkpoint that cannot be read is named, deleted, and the one before it is tried.
+        `progress` is what JSON can say. Raises what stopped the one before it.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # whatever the storage layer raises for what it cannot read
-                logging.warning(
-                    "checkpoint of step %d in %s cannot be read (%s); falling back to the previous",
-                    step,
-                    self._manager.directory,
-                    f"{type(error).__name__}: {error}"[:120],
-                )
-                self._manager.delete(step)
-        return None
+        self._finish()
+        self._progress = files.plain(progress)
+        self._checkpointer.save(self._folder / str(step), state, force=True)
+
+    def restore(self, target: Any) -> tuple[Any, Any] | None:
+        """The newest (state, progress) that is whole, on the shapes and shardings of `target`.
+
+        None where there is none. A checkpoint whose content is not what was written is named and
+        deleted, and the one before it is tried. Raises OSError for one that cannot be opened,
+        ValueError for one that is whole and cannot be read: they are left as they are.
+        """
+        if (found := processes.lead(self._newest)) is None:
+            return None
+        path = self._folder / str(found["step"])
+        try:
+            return self._checkpointer.restore(path, target), found["progress"]
+        except Exception as error:
+            raise ValueError(
+                f"the checkpoint {path} is whole, and cannot be read by this version or for this "
+                f"net: {error}. Go on with the versions that wrote it, or delete it to go on from "
+                "the one before"
+            ) from error
 
     def close(self) -> None:
         """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
-        self._manager.close()
+        try:
+            self._finish()
+        finally:
+            self._checkpointer.close()
+
+    def _finish(self) -> None:
+        self._checkpointer.wait_until_finished()
+        processes.lead(lambda: [files.remove(self._path(s)) for s in self.steps()[KEPT:]] and None)
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self._folder / str(step)
+
+    def _seal(self) -> None:
+        """Called by Orbax in process 0 when all arrays are there, before the folder is renamed."""
+        (partial,) = self._folder.glob(TEMPORARY)
+        files.write_json(partial / PROGRESS, self._progress)
+        files.write_sealed(partial / DIGESTS, {"files": files.digests(partial, (STAMPED,))})
+
+    def _tidy(self) -> None:
+        """Removes what killed runs left unfinished."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in self._folder.glob(TEMPORARY):
+            files.remove(path)
+
+    def _newest(self) -> dict[str, Any] | None:
+        for step in self.steps():
+            path = self._path(step)
+            try:
+                expected = files.read_sealed(path / DIGESTS)["files"]
+                wrong = files.faults(path, expected, anew=True)
+            except (files.Damaged, FileNotFoundError) as error:
+                wrong = [str(error)]
+            if not wrong:
+                return {"step": step, "progress": files.read_json(path / PROGRESS)}
+            logging.warning(
+                "the checkpoint %s is broken (%s) and deleted; going on from the one before",
+                path,
+                "; ".join(wrong),
+            )
+            files.remove(path)
+        return None
 
 
 def save_net(folder: pathlib.Path, variables: dict[str, Any]) -> None:
     """Writes the variables of a net, over those that were there."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(async_options=OPTIONS) as checkpointer:
         checkpointer.save(folder.absolute(), variables, force=True)
 
 
 def load_net(folder: pathlib.Path, target: Any) -> dict[str, Any]:
     """Reads the variables of a net onto the shapes and shardings of `target`.
 
-    Raises FileNotFoundError where there are none, ValueError where they are broken or do not fit.
+    Raises FileNotFoundError where there are none, ValueError where they do not fit.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no trained net in {folder}")
@@ -69,12 +126,4 @@ def load_net(folder: pathlib.Path, target: Any) -> dict[str, Any]:
         try:
             return checkpointer.restore(folder.absolute(), target)
         except Exception as error:
-            raise ValueError(
-                f"the net in {folder} is broken, delete {folder.parent} to train it again: {error}"
-            ) from error
-
-
-def remove(folder: pathlib.Path) -> None:
-    """Deletes the checkpoints of a finished run (process 0 alone)."""
-    if jax.process_index() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
+            raise ValueError(f"the net in {folder} cannot be read: {error}") from error

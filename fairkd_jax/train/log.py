@@ -1,41 +1,43 @@
-"""`metrics.jsonl`: one JSON object a line, `{"step": 50, "train/loss": 0.31}`; process 0 writes."""
+"""`metrics.jsonl`: one JSON object a line, `{"step": 50, "train/loss": 0.31}`; process 0 writes.
+
+It is a log and decides nothing: a resumed run takes its lines from the checkpoint.
+"""
 
 import json
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
+from fairkd_jax import files
+
+EVERY = 5.0  # seconds between writes on the way
+
 
 class Writer:
-    """Appends lines; cuts those after the step that a resumed run goes on from.
+    """Lines in memory, and the file that holds them, which is replaced whole.
 
     `write_scalars(step, scalars)` and `flush()` are named as in clu's `MetricWriter`.
     """
 
-    def __init__(self, path: pathlib.Path, after: int):
-        self._file = None
-        self.kept = [line for line in read(path) if line["step"] <= after]
-        if jax.process_index() == 0:
-            path.write_text("".join(json.dumps(line) + "\n" for line in self.kept))
-            self._file = path.open("a")
+    def __init__(self, path: pathlib.Path, lines: list[dict]):
+        self.lines, self._path, self._written = lines, path, 0.0
+        self.flush()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """One line."""
-        if self._file:
-            self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self.lines.append(files.plain({"step": step, **scalars}))
+        if time.monotonic() - self._written > EVERY:
+            self.flush()
 
     def flush(self) -> None:
         """Makes what was written survive a kill."""
-        if self._file:
-            self._file.flush()
-
-    def close(self) -> None:
-        """The file is complete."""
-        if self._file:
-            self._file.close()
+        if jax.process_index() == 0:
+            files.write(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        self._written = time.monotonic()
 
 
 def progress(**options: Any) -> tqdm:
@@ -44,11 +46,5 @@ def progress(**options: Any) -> tqdm:
 
 
 def read(path: pathlib.Path) -> list[dict]:
-    """All whole lines; a line that a kill cut short is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
+    """All lines of a finished run; none where there is no file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

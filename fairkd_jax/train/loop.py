@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from fairkd_jax import registry, sharding
+from fairkd_jax import processes, registry, sharding
 from fairkd_jax.config import Data, TrainStage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.dataset import View
@@ -44,10 +43,6 @@ class NotFinite(RuntimeError):
     """The loss or the gradient became NaN or infinite."""
 
 
-class Interrupted(RuntimeError):
-    """The run was asked to stop, wrote a checkpoint and can go on from there."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     """What earlier stages hand to a training stage."""
@@ -59,9 +54,12 @@ class Inputs:
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """How a run is watched: `score(variables)` -> (scalars to log, value to be largest or None)."""
+    """How a run is watched: `score(variables)` -> (scalars to log, what is to be largest or None).
 
-    score: Callable[[Any], tuple[dict[str, float], float | None]]
+    What is to be largest is a value and, among equals, a second one: the average accuracy.
+    """
+
+    score: Callable[[Any], tuple[dict[str, float], tuple[float, float] | None]]
 
 
 def net_of(data: Data, model: Mapping[str, Any]) -> Net:
@@ -201,13 +199,18 @@ def run(
     *,
     validation: Validation | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    guard: Callable[[], None] = lambda: None,
     name: str = "train",
 ) -> None:
     """Trains and leaves `folder/net`; goes on from `folder/checkpoints` where there are any.
 
+    The net is that of the last step or, with a rule of selection, of the largest value: of equal
+    ones that of the largest second value, then the later. `guard` is called before anything is
+    written, in process 0, and raises where that is no longer right.
+
     Raises NotFinite (naming the step; the last good checkpoint stays) and Interrupted.
     """
-    train = config.train
+    train, selects = config.train, config.train.select != "last"
     live = {k: net for k, (net, _) in inputs.teachers.items()}
     tabled = {k: None for k in ("teacher",) if table_of(k) in inputs.tables}
     program, methods = build(config, live | tabled)
@@ -227,14 +230,19 @@ def run(
     if inputs.start is not None:
         state = _start_from(state, inputs.start)
 
+    # What decides the outcome beside the state; all of it is in each checkpoint.
+    best = jax.tree.map(jnp.copy, student_variables(state)) if selects else {}
+    reached: list[float] | None = None  # value and second value of the best
+
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "checkpoints")))
-        state = checkpoints.restore(state) or state
+        lines: list[dict] = []
+        if found := checkpoints.restore({"state": state, "best": best}):
+            (tree, progress) = found
+            state, best = tree["state"], tree["best"]
+            reached, lines = progress["reached"], progress["lines"]
         start = int(state.step)
-        writer = stack.enter_context(
-            contextlib.closing(log.Writer(folder / "metrics.jsonl", after=start))
-        )
-        best = max((v.get("selection", -np.inf) for v in writer.kept), default=-np.inf)
+        writer = log.Writer(folder / "metrics.jsonl", lines)
         bar = stack.enter_context(
             log.progress(total=train.steps, initial=start, desc=name, unit="step", leave=False)
         )
@@ -251,11 +259,15 @@ def run(
             last = done == train.steps
             # Several hosts must agree to stop, and meet for it only where they log anyway.
             meet = jax.process_count() == 1 or done % train.log_every == 0
-            stop = meet and not last and agree(stopping)
+            stop = meet and not last and processes.agree(stopping)
             save = done % train.checkpoint_every == 0 and not last
             logs = done % train.log_every == 0 or last
             if logs or save or stop:
-                scalars = _check_finite(pending, done, folder)
+                try:
+                    scalars = _check_finite(pending, done, folder)
+                except NotFinite:
+                    writer.flush()  # how it came to that
+                    raise
                 pending = []
             if logs:
                 writer.write_scalars(done, {f"train/{k}": v for k, v in scalars.items()})
@@ -264,20 +276,22 @@ def run(
             if validation and (last or (train.eval_every and done % train.eval_every == 0)):
                 variables = student_variables(state)
                 scalars, value = validation.score(variables)
-                chosen = {} if value is None else {"selection": value}
+                chosen = {} if value is None else {"selection": value[0]}
                 writer.write_scalars(done, scalars | chosen)
-                if value is not None and value > best:
-                    best = value
-                    save_net(folder / "net", variables)
+                if value is not None and (reached is None or [*value] >= reached):
+                    reached, best = [*value], jax.tree.map(jnp.copy, variables)
             if save or stop:
+                processes.lead(guard)
                 writer.flush()
-                checkpoints.save(done, state)
+                progress = {"reached": reached, "lines": writer.lines}
+                checkpoints.save(done, {"state": state, "best": best}, progress)
             if stop:
-                raise Interrupted(
+                raise processes.Interrupted(
                     f"stopped at step {done} of {train.steps}; {folder} goes on there"
                 )
-        if train.select == "last":
-            save_net(folder / "net", student_variables(state))
+        processes.lead(guard)
+        writer.flush()
+        save_net(folder / "net", best if selects else student_variables(state))
 
 
 def student_variables(state: Any) -> dict[str, Any]:
@@ -319,10 +333,3 @@ def _check_finite(pending: list[dict], done: int, folder: pathlib.Path) -> dict[
                 "optim.learning_rate or set optim.clip_norm. The last good checkpoint is kept"
             )
     return {k: float(v) for k, v in fetched[-1].items()}
-
-
-def agree(stopping: Callable[[], bool]) -> bool:
-    """Whether any process is asked to stop; all must call it together."""
-    if jax.process_count() == 1:
-        return stopping()
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(stopping()))))

@@ -42,7 +42,7 @@ def study(workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
 
 
 def records(workdir: pathlib.Path) -> pandas.DataFrame:
-    return pandas.read_csv(workdir / "report" / "records.csv")
+    return pandas.read_csv(workdir / "studies" / "tiny" / "report" / "records.csv")
 
 
 def times(workdir: pathlib.Path) -> dict[str, int]:
@@ -65,7 +65,7 @@ def unbroken(tmp_path_factory) -> pathlib.Path:
     """The folder of a study that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("unbroken")
     out, _ = finish(study(workdir))
-    assert "report: " in out and (workdir / "report" / "index.html").exists()
+    assert "report: " in out and (workdir / "studies" / "tiny" / "report" / "index.html").exists()
     return workdir
 
 
@@ -173,7 +173,7 @@ def test_dry_run_counts_what_is_done(unbroken):
 
 
 def test_compare_and_report_and_train_work_on_the_folder(unbroken, tmp_path):
-    runs = json.loads((unbroken / "study.json").read_text())["runs"]
+    runs = json.loads((unbroken / "studies" / "tiny" / "study.json").read_text())["runs"]
     first, second = (r["stage"] for r in runs if r["role"] in ("teacher", "distilled"))
     flags = [f"--workdir={unbroken}", f"--first={first}", f"--second={second}"]
     out, _ = finish(begin("compare", *flags, "--first_taps=stem", "--examples=32"))

@@ -25,7 +25,7 @@ from fairkd_jax.config import (
 )
 from fairkd_jax.data import pipeline
 from fairkd_jax.models import pretrained
-from fairkd_jax.study import execute, stage
+from fairkd_jax.study import check, stage
 from fairkd_jax.train import loop
 from fairkd_jax.types import TrainState
 
@@ -137,7 +137,7 @@ def refused(match, views, model):
     role = Role(model, train=Train(steps=0, batch_size=8))
     experiment = Experiment(data=views, teacher=role, student=role, distill=NONE)
     with pytest.raises(ValueError, match=match):
-        execute.check(Study(experiment=experiment, seeds=1))
+        check.check(Study(experiment=experiment, seeds=1))
     with pytest.raises(ValueError, match=match):
         loop.build(train_stage(views, model).config, {})
 

@@ -7,7 +7,7 @@ import pytest
 
 from fairkd_jax import sharding
 from fairkd_jax.config import Data, EvaluateStage, Mix, Optim, Stage, Train, TrainStage
-from fairkd_jax.study import stage
+from fairkd_jax.study import stage, stored
 
 PAIRS = Data(
     set={"name": "template_nli", "train": 200, "eval": 60},
@@ -45,12 +45,12 @@ def test_training_shares_weigh_only_groups_that_training_has(trained):
 
 def test_a_stage_is_read_back_from_its_folder_and_an_altered_one_refused(trained):
     place, net = trained
-    assert stage.read(place.workdir, net.identity).identity == net.identity
+    assert stored.read(place.workdir, net.identity).identity == net.identity
     path = place.folder(net) / "config.json"
     original = path.read_text()
     path.write_text(original.replace('"steps": 2', '"steps": 3'))
     with pytest.raises(ValueError, match="altered"):
-        stage.read(place.workdir, net.identity)
+        stored.read(place.workdir, net.identity)
     path.write_text(original)
     with pytest.raises(ValueError, match=r"unknown stage .*'nothing'"):
-        stage.read(place.workdir, "nothing")
+        stored.read(place.workdir, "nothing")

@@ -20,7 +20,7 @@ from fairkd_jax.config import (
     update,
 )
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import execute, plan, stage
+from fairkd_jax.study import check, execute, plan, stage, stored
 
 
 def leaves(tree):
@@ -48,7 +48,7 @@ def small_study():
 
 
 def test_a_study_from_its_teachers_weights(tmp_path):
-    planned = execute.check(small_study())
+    planned = check.check(small_study())
     place = stage.Place(tmp_path, sharding.make_mesh(devices=jax.devices()[:1]))
     for one in plan.stages(planned):
         stage.run(one, place)
@@ -56,7 +56,7 @@ def test_a_study_from_its_teachers_weights(tmp_path):
     assert "init" not in fresh.net.inputs
     start = started.net.inputs["init"]
     assert start.kind == "transfer" and start.inputs["net"] == started.teacher.net
-    assert stage.read(tmp_path, start.identity).identity == start.identity
+    assert stored.read(tmp_path, start.identity).identity == start.identity
     assert "transfer" in execute.table_of_stages(planned, tmp_path)
 
     def record(one):

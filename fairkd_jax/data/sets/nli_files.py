@@ -17,7 +17,7 @@ import pathlib
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -97,6 +97,8 @@ class NliFiles(DataSet):
     limit: int = 0  # rows of each split at most, evenly spaced through the file; 0: all
     licence: str = "that of the files: see where they came from"
 
+    places: ClassVar[tuple[str, ...]] = ("folder", "train", "val", "test", "hans")
+
     def __post_init__(self):
         if not self.folder:
             raise ValueError("nli_files: folder is empty: name the folder that holds the files")
@@ -150,6 +152,11 @@ class NliFiles(DataSet):
             source=f"files in {self._root()}: {', '.join(filter(None, self._files().values()))}",
             collapses={k: tuple(v) for k, v in self.collapses.items() if k in self.label_names},
         )
+
+    def reads(self, split: str) -> dict[str, pathlib.Path]:
+        self.require(split)
+        path = self._root() / self._files()[split]
+        return {f"{split} {_format(path)}": path}
 
     def load(self, split: str) -> Split:
         self.require(split)

@@ -7,7 +7,7 @@ Unigram pieces (arXiv 1804.10959) as T5 reads them (arXiv 1910.10683): a pair is
 import dataclasses
 import io
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 from fairkd_jax.data import text
 from fairkd_jax.data.dataset import Split, View
@@ -32,6 +32,8 @@ class Unigram(View):
     prompt: str = ""  # "mnli hypothesis: {hypothesis} premise: {premise}"; "": the texts alone
     label_words: tuple[str, ...] = ()  # one a label, in its order; (): the names of the labels
 
+    places: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
     def __post_init__(self):
         text.parse_prompt(self.prompt)
 
@@ -53,6 +55,9 @@ class Unigram(View):
         if len(set(label_tokens)) < len(words):
             raise ValueError(f"unigram view: labels {words} read alike, as tokens {label_tokens}")
         return text.TextEncoder(tokens, prompt, self.length, label_tokens=label_tokens)
+
+    def reads(self) -> dict[str, pathlib.Path]:
+        return text.files_in(self.tokenizer) if self.tokenizer else {}
 
     def identity_of(self, folder: pathlib.Path) -> str | None:
         return text.identity_in(folder, KIND)

@@ -6,7 +6,7 @@ WordPiece as BERT reads it (arXiv 1810.04805): lower-cased if trained here, gree
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 from fairkd_jax.data import text
 from fairkd_jax.data.dataset import Split, View
@@ -38,6 +38,8 @@ class Wordpiece(View):
     length: int = 64  # longer pairs lose tokens from the end of the longer text
     prompt: str = ""  # "premise: {premise} hypothesis: {hypothesis}"; "": the texts as they are
 
+    places: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
     def __post_init__(self):
         text.parse_prompt(self.prompt)
 
@@ -50,6 +52,9 @@ class Wordpiece(View):
             trained = _train(texts, self.vocab_size)
             tokens = text.finish(KIND, trained, KIND.special, "the tokenizer trained here")
         return text.TextEncoder(tokens, prompt, self.length)
+
+    def reads(self) -> dict[str, pathlib.Path]:
+        return text.files_in(self.tokenizer) if self.tokenizer else {}
 
     def identity_of(self, folder: pathlib.Path) -> str | None:
         return text.identity_in(folder, KIND)

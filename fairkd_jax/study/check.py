@@ -1,0 +1,157 @@
+"""Everything about a study that can be known to fail, tried before any compute is spent."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from fairkd_jax.config import SELECTION_RULES, Stage, Study, as_dict
+from fairkd_jax.data import pipeline
+from fairkd_jax.data.dataset import Info
+from fairkd_jax.evaluation import fairness
+from fairkd_jax.evaluation.sums import Sums, label_map
+from fairkd_jax.models import transfer
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.study import plan
+from fairkd_jax.study.reads import data_of
+from fairkd_jax.train import loop
+from fairkd_jax.train.step import table_of
+
+
+def check(study: Study, given: Mapping[str, Any] | None = None) -> list[plan.Run]:
+    """The planned runs, once everything that can be known to fail has been tried.
+
+    `given` are the dotted keys of the study that flags set, with their values. Raises UnknownName
+    and ValueError before any compute, naming value, place and choices.
+    """
+    if study.seeds < 1:
+        raise ValueError(f"seeds = {study.seeds}: a study needs at least one")
+    if not re.fullmatch(r"\w[\w.-]*", study.name):
+        raise ValueError(
+            f"name = {study.name!r}: it names a folder, so letters, digits, '.', '_' and '-' alone"
+        )
+    _check_axes(study, given or {})
+    planned = plan.runs(study)
+    tried: set[str] = set()
+    for one in plan.stages(planned):
+        if one.kind in CHECKS:
+            CHECKS[one.kind](one, tried)
+    _check_headline(study, planned)
+    return planned
+
+
+def _check_axes(study: Study, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for an axis without values, for values that read alike, and for what an
+    axis would silently take from a flag or from another axis.
+    """
+    for axis, values in study.axes.items():
+        labels = [plan.label(value) for value in values]
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(
+                f"axes.{axis}: its values are called {labels}. Each needs a name of its own in the "
+                'report: add {"label": ...} to values that are dicts of changes'
+            )
+    changed = {a: {k for v in vs for k in plan.changes(a, v)} for a, vs in study.axes.items()}
+    for axis, keys in changed.items():
+        for key, (flag, value) in itertools.product(sorted(keys), given.items()):
+            if _takes(key, flag.removeprefix("experiment."), value):
+                raise ValueError(
+                    f"the flag {flag} = {value!r} has no effect, since the axis {axis!r} sets "
+                    f"{key!r} in every run. Change the axis (axes.{axis}), or leave the flag out"
+                )
+    for (first, earlier), (second, later) in itertools.combinations(changed.items(), 2):
+        for old, new in itertools.product(sorted(earlier), sorted(later)):
+            if old == new or old.startswith(f"{new}."):
+                raise ValueError(
+                    f"the axis {second!r} sets {new!r} and so takes away what the axis {first!r} "
+                    f"set as {old!r}: let one axis hold both, or put it before the other"
+                )
+
+
+def _takes(key: str, flag: str, value: Any) -> bool:
+    """Does setting `key` replace what a flag set as `flag`, or a part of it?"""
+    if flag == key or flag.startswith(f"{key}."):
+        return True
+    inner = as_dict(value.to_dict() if hasattr(value, "to_dict") else value)
+    for part in key.removeprefix(flag).strip(".").split(".") if key.startswith(f"{flag}.") else ():
+        if not isinstance(inner, Mapping) or part not in inner:
+            return False
+        inner = inner[part]
+    return key.startswith(f"{flag}.")
+
+
+def _check_headline(study: Study, planned: list[plan.Run]) -> None:
+    """Raises ValueError without a headline metric, UnknownName for one that will not be there."""
+    if not study.headline:
+        raise ValueError("headline = (): name a metric to put first, as 'in_domain/test/acc_avg'")
+    known = set()
+    for run in planned:
+        opened = pipeline.open_data(run.experiment.data)
+        for name, e in run.experiment.evaluate.items():
+            for split in e.splits:
+                info = opened.source(split, e.set).split.info
+                known |= {f"{name}/{split}/{metric}" for metric in _metrics(info)}
+    for metric in study.headline:
+        if metric not in known:
+            raise UnknownName(metric, "headline metric of the study:", known)
+
+
+def _metrics(info: Info) -> set[str]:
+    """The names of all numbers of an evaluation."""
+    none = Sums.zero(len(info.group_names), len(info.label_names))
+    return {*fairness.metrics(none, info=info), "adj_acc_avg", "gap_id_ood"}
+
+
+def _check_transfer(one: Stage, tried: set[str]) -> None:
+    nets = (loop.net_of(s.config.data, s.config.model) for s in (one.inputs["net"], one))
+    transfer.plan(*nets, one.config.transfer)
+
+
+def _check_compare(one: Stage, tried: set[str]) -> None:
+    """Raises UnknownName for layers that a net does not have."""
+    config, data = one.config.compare, data_of(one)
+    batch = pipeline.eval_batches(pipeline.open_data(data).source(config.split), 1)[0]
+    for name, taps in (("first", config.first), ("second", config.second)):
+        net = loop.net_of(one.inputs[name].config.data, one.inputs[name].config.model)
+        key = json.dumps([as_dict(data), as_dict(one.inputs[name].config.model), taps])
+        if key not in tried:
+            tried.add(key)
+            net.shapes(batch, taps)
+
+
+def _check_train(one: Stage, tried: set[str]) -> None:
+    """Stages that differ in their seed alone are tried once."""
+    config = one.change({"seed": 0}).config
+    key = json.dumps(as_dict(config), sort_keys=True)
+    if key in tried:
+        return
+    tried.add(key)
+    select = config.train.select
+    if select not in SELECTION_RULES:
+        raise UnknownName(select, "train.select", SELECTION_RULES)
+    opened = pipeline.open_data(config.data)
+    if select != "last" or config.train.eval_every:
+        opened.dataset.require(config.train.validation)
+    teacher = one.inputs.get("teacher")
+    nets = {"teacher": loop.net_of(teacher.config.data, teacher.config.model)} if teacher else {}
+    tabled = {"teacher": None} if table_of("teacher") in one.inputs else {}
+    loop.check(config, nets | tabled)
+
+
+def _check_evaluation(one: Stage, tried: set[str]) -> None:
+    key = json.dumps([as_dict(data_of(one)), as_dict(one.config)], sort_keys=True)
+    if key in tried:
+        return
+    tried.add(key)
+    opened = pipeline.open_data(data_of(one))
+    source = opened.source(one.config.split, one.config.set)
+    label_map(opened.dataset.info.label_names, source.split.info)
+
+
+CHECKS = {
+    "train": _check_train,
+    "transfer": _check_transfer,
+    "evaluate": _check_evaluation,
+    "compare": _check_compare,
+}

@@ -1,0 +1,146 @@
+"""What a stage read: the content of the files that its config names, as part of its identity.
+
+Nothing else in the project compares files. A stage holds digests by name; where the files lie is
+asked of its config each time.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from fairkd_jax import files, registry
+from fairkd_jax.config import Data, Plugin, Stage, TrainStage
+from fairkd_jax.models import weights
+
+
+class Changed(RuntimeError):
+    """A file is no longer what the stage read; the message names it."""
+
+
+def sealed(stage: Stage) -> Stage:
+    """The stage, and its inputs, with the digests of what they read now.
+
+    Raises what a plugin raises for options that cannot be, and OSError for what cannot be read.
+    """
+    inputs = {name: sealed(one) for name, one in stage.inputs.items()}
+    return sealed_alone(dataclasses.replace(stage, inputs=inputs))
+
+
+def sealed_alone(stage: Stage) -> Stage:
+    """The stage with the digests of what itself reads now; its inputs stay as they are."""
+    found = {name: files.digest(path) for name, path in paths(stage).items()}
+    return dataclasses.replace(stage, reads=found)
+
+
+def forgotten(stage: Stage) -> Stage:
+    """The stage as it is asked for, whatever the files hold."""
+    inputs = {name: forgotten(one) for name, one in stage.inputs.items()}
+    return dataclasses.replace(stage, inputs=inputs, reads={})
+
+
+def paths(stage: Stage) -> dict[str, pathlib.Path]:
+    """Where the files lie that a stage itself reads, by name."""
+    return dict(KINDS[stage.kind](stage))
+
+
+def check(stages: Iterable[Stage]) -> None:
+    """Raises Changed, naming the file, where one is not what these stages and their inputs read."""
+    for stage in stages:
+        check(stage.inputs.values())
+        for name, path in paths(stage).items():
+            try:
+                found = files.digest(path)
+            except FileNotFoundError:
+                raise Changed(
+                    f"{path} ({name}) is gone, and stage {stage.identity} needs it"
+                ) from None
+            if name not in stage.reads or found != stage.reads[name]:
+                raise Changed(
+                    f"{path} ({name}) changed since stage {stage.identity} was planned or done. "
+                    "Launch the study again: what depends on the file is then done anew"
+                )
+
+
+def watch(stages: Iterable[Stage]) -> Callable[[], None]:
+    """A check, quick enough to be made often, that no file of these stages has changed since."""
+    wanted = {path: stage.reads[name] for stage in stages for name, path in paths(stage).items()}
+
+    def check() -> None:
+        for path, digest in wanted.items():
+            if not path.is_file() or files.digest(path) != digest:
+                raise Changed(
+                    f"{path} changed while the study runs, so it stops here. Launch it again: what "
+                    "depends on the file is then done anew, the rest is kept"
+                )
+
+    return check
+
+
+Files = Iterator[tuple[str, pathlib.Path]]
+
+
+def _split(spec: Plugin, *splits: str) -> Files:
+    for key in dict.fromkeys(splits):
+        yield from _of(f"{spec['name']} {key}", _set(spec).reads(key))
+
+
+def _of(place: str, found: Mapping[str, pathlib.Path]) -> Files:
+    for name, path in found.items():
+        yield f"{place}: {name}", path
+
+
+def _set(spec: Plugin) -> Any:
+    return registry.build("sets", spec)
+
+
+def _data(data: Data, *splits: str) -> Files:
+    """Splits, the one that views are fitted on, and what views read."""
+    yield from _split(data.set, "train", *splits)
+    for name, spec in data.views.items():
+        yield from _of(f"view {name}", registry.build("views", spec).reads())
+
+
+def _weights(model: Plugin) -> Files:
+    if start := weights.split(model)[1]:
+        yield from _of("weights", weights.find(start.pretrained).reads())
+
+
+def _train(stage: Stage) -> Files:
+    config: TrainStage = stage.config
+    watched = config.train.select != "last" or config.train.eval_every
+    splits = (config.data.split, *((config.train.validation,) if watched else ()))
+    yield from _data(config.data, *splits)
+    yield from _weights(config.model)
+
+
+def _transfer(stage: Stage) -> Files:
+    yield from _data(stage.config.data)
+
+
+def _table(stage: Stage) -> Files:
+    yield from _split(data_of(stage).set, stage.config.split)
+
+
+def _evaluate(stage: Stage) -> Files:
+    yield from _split(stage.config.set or data_of(stage).set, stage.config.split)
+
+
+def _compare(stage: Stage) -> Files:
+    yield from _split(data_of(stage).set, stage.config.compare.split)
+
+
+KINDS = {
+    "train": _train,
+    "transfer": _transfer,
+    "table": _table,
+    "evaluate": _evaluate,
+    "compare": _compare,
+}
+
+
+def data_of(stage: Stage) -> Data:
+    """The data config of the net that a stage is about."""
+    while not hasattr(stage.config, "data"):
+        stage = stage.inputs.get("net") or stage.inputs["first"]
+    return stage.config.data
