@@ -255,7 +255,7 @@ def as_csv(finished: Finished) -> str:
 
 
 def _result(folder: Path, stage: str, run: str, what: str) -> dict[str, Any]:
-    path = stored.require(folder / "stages" / stage, f"{what!r} of run {run!r}") / "result.json"
+    path = stored.require(folder / "stages" / stage, f"run {run!r}, {what!r}") / "result.json"
     return files.read_json(path)
 
 

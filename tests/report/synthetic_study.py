@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fairkd_jax import files
+from fairkd_jax.study import stored
+
 LABELS, ATTRIBUTES = ("0-4", "5-9"), ("red", "green")
 GROUPS = tuple(f"{y}, {a}" for y in LABELS for a in ATTRIBUTES)
 COUNTS = (500, 40, 60, 400)
@@ -36,7 +39,10 @@ def build(
     compare: bool = True,
     headline: Sequence[str] = ("in_domain/test/worst_group_accuracy",),
 ) -> dict[str, Any]:
-    """Writes the folder and returns what `study.json` holds."""
+    """Writes a study and its stages, and returns what `study.json` holds.
+
+    `folder` is the study's own, `WORKDIR/studies/NAME`.
+    """
     axes = axes or {"": [""]}
     (axis, labels), rows = next(iter(axes.items())), []
     for method, means in worst.items():
@@ -106,19 +112,26 @@ def build(
         ],
     }
     write(folder, study)
+    close(folder)
     return study
 
 
 def write(folder: Path, study: Mapping[str, Any]) -> None:
     """`study.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(json.dumps(study))
+    files.write_sealed(folder / "study.json", study)
+
+
+def close(folder: Path) -> None:
+    """All stages are done, as they are now."""
+    for path in folder.parent.parent.glob("stages/*"):
+        stored.close(path, {"seconds": 1.0, "examples": 1})
 
 
 def stage(folder: Path, *about: str) -> Path:
     """A stage's folder, made."""
     identity = hashlib.sha256(" ".join(about).encode()).hexdigest()[:12]
-    path = folder / "stages" / identity
+    path = folder.parent.parent / "stages" / identity
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -58,9 +58,15 @@ class Outline(html.parser.HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.text))
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """The study's own folder in a work folder."""
+    return tmp_path / "studies" / "synthetic"
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
+    folder = tmp_path_factory.mktemp("work") / "studies" / "synthetic"
     synthetic_study.build(folder)
     return page.write(folder)
 
@@ -257,8 +263,9 @@ def test_undefined_maps_say_so(tmp_path):
     comparison = finished.comparisons()[0]
     for role in ("baseline", "distilled"):
         stage = finished.runs[comparison.runs[role][0]]["comparisons"]["teacher"]
-        path = tmp_path / "stages" / stage / "result.json"
+        path = finished.folder / "stages" / stage / "result.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | undefined))
+    synthetic_study.close(tmp_path)
     picture = figures.cka_maps(finished, comparison, "erm")
     assert "conflicting examples (null undefined)" in picture.caption
     assert picture.svg().startswith("<svg")

@@ -14,10 +14,16 @@ from fairkd_jax.report import records
 WORST = "worst_group_accuracy"
 
 
+@pytest.fixture
+def tmp_path(tmp_path):
+    """The study's own folder in a work folder."""
+    return tmp_path / "studies" / "synthetic"
+
+
 def test_one_number_a_row(tmp_path):
     study = synthetic_study.build(tmp_path)
     finished = records.read(tmp_path)
-    records.write_csv(finished, tmp_path / "records.csv")
+    (tmp_path / "records.csv").write_text(records.as_csv(finished))
     table = pd.read_csv(tmp_path / "records.csv", keep_default_na=False)
     assert tuple(table.columns) == records.COLUMNS
     metrics, groups = 10, 4  # of an evaluation; the second evaluation adds gap_id_ood
@@ -88,7 +94,7 @@ def test_empty_group_is_nan(tmp_path):
     run = study["runs"][0]["run"]
     empty = synthetic_study.GROUPS[1]
     assert math.isnan(finished.values([run], "in_domain/test", "accuracy", empty)[0])
-    records.write_csv(finished, tmp_path / "records.csv")
+    (tmp_path / "records.csv").write_text(records.as_csv(finished))
     table = pd.read_csv(tmp_path / "records.csv")
     assert table[(table["group"] == empty)]["value"].isna().all()
     assert (table[(table["group"] == empty)]["n"] == 0).all()
@@ -147,11 +153,11 @@ def test_refuses_a_baseline_that_is_none(tmp_path):
 def test_refuses_a_missing_result(tmp_path):
     study = synthetic_study.build(tmp_path, seeds=1)
     run = study["runs"][4]
-    missing = tmp_path / "stages" / run["evaluations"]["shifted/test"] / "result.json"
+    missing = tmp_path.parent.parent / "stages" / run["evaluations"]["shifted/test"] / "result.json"
     missing.unlink()
     with pytest.raises(ValueError, match=f"{run['run']}.*shifted/test") as error:
         records.read(tmp_path)
-    assert str(missing) in str(error.value)
+    assert f"{missing.parent} " in str(error.value) and "result.json is missing" in str(error.value)
 
 
 def test_refuses_twins(tmp_path):
