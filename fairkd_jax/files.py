@@ -106,6 +106,12 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def tidy(folder: pathlib.Path) -> None:
+    """Removes what writers that were killed left below a folder."""
+    for left in folder.rglob(f".*{TEMPORARY}"):
+        left.unlink(missing_ok=True)
+
+
 def digest(path: pathlib.Path, *, anew: bool = False) -> str:
     """SHA-256 of a file's content; `anew`: read now, whatever is remembered.
 

@@ -52,8 +52,9 @@ def main(argv: list[str]) -> None:
         print(execute.table_of_stages(check.check(study, given), workdir))
         return
     folder = execute.run(study, workdir, mesh, given)
+    report = html.write(folder)
     if jax.process_index() == 0:
-        print(f"report: {html.write(folder)}")
+        print(f"report: {report}")
 
 
 if __name__ == "__main__":

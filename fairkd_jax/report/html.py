@@ -15,11 +15,12 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from fairkd_jax import files
+from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.report import figures, headline, records, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import select
+from fairkd_jax.study.claim import claimed
 from fairkd_jax.train import log
 
 RULES = {  # selection rules in words
@@ -35,15 +36,21 @@ DASH = "–"
 def write(study: Path) -> Path:
     """Writes the report of the study in `WORKDIR/studies/NAME` and returns the path of its page.
 
-    Raises what `records.read` raises, and ValueError for a study without a distilled run.
+    All processes call it together, process 0 writes. Raises what `records.read` raises, and
+    ValueError for a study without a distilled run.
     """
+    with claimed(study):
+        processes.lead(lambda: _write(study))
+    return study / "report" / "index.html"
+
+
+def _write(study: Path) -> None:
     finished = records.read(study)
     page = render(finished)
     folder = study / "report"
     folder.mkdir(exist_ok=True)
     files.write(folder / "records.csv", records.as_csv(finished))
     files.write(folder / "index.html", page)
-    return folder / "index.html"
 
 
 def render(finished: Finished) -> str:

@@ -124,6 +124,7 @@ def _write_study(
     path: pathlib.Path,
     seconds: float | None,
 ) -> None:
+    files.tidy(path.parent)
     before = _before(path)
     asked = sorted({reads.forgotten(s).identity for s in plan.stages(planned)})
     read = {str(p): s.reads[n] for s in plan.stages(planned) for n, p in reads.paths(s).items()}

@@ -1,0 +1,161 @@
+"""A study killed anywhere, launched twice, or damaged ends with the numbers of an undisturbed one.
+
+A few times each by default; as often as one likes with `-m slow`.
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from disturbed import HANG, Zygote, assert_ends_as, records, zygote
+
+
+def times(few: int, many: int):
+    """Parametrises a test: a few times by default, many times as a slow one."""
+    values = [few, pytest.param(many, marks=pytest.mark.slow)]
+    return pytest.mark.parametrize("times", values)
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """Starts launchers, quickly."""
+    with zygote(tmp_path_factory.mktemp("zygote")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def unbroken(launch: Zygote, tmp_path_factory) -> pathlib.Path:
+    """The folder of a study that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    assert launch.study(workdir).wait(300) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def whole(launch: Zygote, unbroken, tmp_path_factory) -> tuple[float, int]:
+    """How long a study takes, and how often it writes."""
+    start = time.monotonic()
+    run = launch.study(tmp_path_factory.mktemp("timed"))
+    assert run.wait(300) == 0
+    return time.monotonic() - start, run.writes
+
+
+@pytest.fixture(scope="module")
+def half(launch: Zygote, whole, tmp_path_factory) -> pathlib.Path:
+    """The folder of a study that was killed half-way, with a checkpoint."""
+    workdir, part = tmp_path_factory.mktemp("half"), 0.5
+    while not list(workdir.glob("stages/*/checkpoints/[0-9]*")) and part < 0.9:
+        assert launch.study(workdir, kill=int(whole[1] * part)).wait() < 0
+        part += 0.05
+    return workdir
+
+
+@times(3, 100)
+def test_killed_at_any_moment(launch, unbroken, whole, tmp_path, times):
+    rng = np.random.default_rng(times)
+    for i in range(times):
+        workdir = tmp_path / str(i)
+        run = launch.study(workdir)
+        time.sleep(rng.uniform(0, whole[0]))
+        run.kill()
+        assert_ends_as(launch.study(workdir), workdir, unbroken)
+        shutil.rmtree(workdir)
+
+
+@times(4, 100)
+def test_killed_just_before_a_write(launch, unbroken, whole, tmp_path, times):
+    rng = np.random.default_rng(times)
+    for i in range(times):
+        workdir = tmp_path / str(i)
+        number = int(rng.integers(1, whole[1] + 1))
+        killed = launch.study(workdir, kill=number)
+        assert killed.wait() == -9, f"write {number} of {whole[1]} did not come: {killed.said}"
+        assert_ends_as(launch.study(workdir), workdir, unbroken)
+        shutil.rmtree(workdir)
+
+
+@times(3, 30)
+def test_launched_twice(launch, unbroken, whole, tmp_path, times):
+    rng = np.random.default_rng(times)
+    for i in range(times):
+        workdir = tmp_path / str(i)
+        first = launch.study(workdir)
+        time.sleep(rng.uniform(0, whole[0] / 2) * (i % 3 > 0))  # every third pair at once
+        second = launch.study(workdir)
+        assert first.wait() == second.wait() == 0, first.said + second.said
+        assert_ends_as(second, workdir, unbroken)
+        shutil.rmtree(workdir)
+
+
+def test_the_second_launch_says_for_whom_it_waits_and_may_be_stopped(launch, unbroken, tmp_path):
+    first = launch.study(tmp_path)
+    while not list(tmp_path.glob("stages/*/claims/*.json")):
+        time.sleep(0.01)
+    second = launch.study(tmp_path)
+    while "waiting for it" not in second.said and first.poll() is None:
+        time.sleep(0.01)
+    assert f"is being written by process {first.pid} on " in second.said
+    os.kill(second.pid, signal.SIGTERM)
+    os.kill(first.pid, signal.SIGSTOP)
+    assert second.wait() == 75, second.said
+    os.kill(first.pid, signal.SIGCONT)
+    assert_ends_as(first, tmp_path, unbroken)
+
+
+def damage(path: pathlib.Path, how: int, rng: np.random.Generator) -> None:
+    """Flips a byte, cuts the file, or empties it."""
+    content = bytearray(path.read_bytes())
+    if how == 0 and content:
+        content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content if how == 0 else content[: len(content) // 2] if how == 1 else b"")
+
+
+@times(6, 60)
+def test_damaged_files_are_named_and_what_they_hold_is_done_again(
+    launch, unbroken, half, tmp_path, times
+):
+    rng = np.random.default_rng(times)
+    for i in range(times):
+        workdir = tmp_path / str(i)
+        shutil.copytree(half if i % 2 else unbroken, workdir)
+        kinds: dict[tuple, list[pathlib.Path]] = {}
+        for path in sorted(p for p in workdir.rglob("*") if p.is_file()):
+            part = path.relative_to(workdir).parts
+            kinds.setdefault((part[0], *part[2:4]), []).append(path)
+        chosen = list(kinds.values())[int(rng.integers(len(kinds)))]
+        path = chosen[int(rng.integers(len(chosen)))]
+        damage(path, i // 2 % 3, rng)
+        run = launch.study(workdir)
+        if run.wait() != 0:
+            assert str(path.parent) in run.said, f"{path}: {run.said[-3000:]}"
+            run = launch.study(workdir)
+        assert run.wait() == 0, f"{path}: {run.said[-3000:]}"
+        assert records(workdir).equals(records(unbroken)), path
+        shutil.rmtree(workdir)
+
+
+@pytest.mark.parametrize("product", ["net/", "table/logits.npy", "result.json", "done"])
+def test_one_flipped_byte_is_named_and_that_stage_alone_is_done_again(
+    launch, unbroken, tmp_path, product
+):
+    workdir = tmp_path / "copy"
+    shutil.copytree(unbroken, workdir)
+    name = "logits_logits" if product.startswith("table") else product
+    paths = [p for p in sorted(workdir.glob("stages/*/**/*")) if p.is_file()]
+    path = max(
+        (p for p in paths if name.split("/")[0] in str(p.relative_to(workdir / "stages"))),
+        key=lambda p: p.stat().st_size,
+    )
+    before = {p.parent: p.stat().st_mtime_ns for p in workdir.glob("stages/*/done")}
+    damage(path, 0, np.random.default_rng(0))
+    run = launch.study(workdir)
+    assert run.wait(HANG) == 0
+    assert path.name in run.said and "is done again" in run.said
+    after = {p.parent: p.stat().st_mtime_ns for p in workdir.glob("stages/*/done")}
+    again = [p for p in before if before[p] != after[p]]
+    assert again == [workdir / "stages" / path.relative_to(workdir).parts[1]]
+    assert records(workdir).equals(records(unbroken))
