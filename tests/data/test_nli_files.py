@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from fairkd_jax.data.sets import nli_files
-from fairkd_jax.data.sets.nli_files import NliFiles, negates, overlaps
+from fairkd_jax.data.rows import read_rows
+from fairkd_jax.data.sets.nli_files import NliFiles
+from fairkd_jax.data.shortcuts import negates, overlaps
 from fairkd_jax.registry import UnknownName
 
 ROWS = [
@@ -124,8 +125,8 @@ def test_missing_things_are_named_before_anything_is_read(tmp_path):
         NliFiles(folder=str(tmp_path), train="there.tsv")
     with pytest.raises(ValueError, match="no file for any of"):
         NliFiles(folder=str(tmp_path))
-    with pytest.raises(UnknownName, match=r"format.*\.txt"):
-        NliFiles(folder=str(tmp_path), train="a.txt")
+    with pytest.raises(UnknownName, match=r"format.*\.xlsx"):
+        NliFiles(folder=str(tmp_path), train="a.xlsx")
     here = {"folder": str(tmp_path), "train": "here.tsv"}
     with pytest.raises(UnknownName, match=r"column of .*here\.tsv"):
         NliFiles(**here, premise="text_a").load("train")
@@ -177,7 +178,7 @@ def test_real_files_have_the_counts_their_description_gives(data_folder):
 def test_computed_attributes_equal_the_columns_of_real_files(data_folder, file, labels):
     computed = {"full_overlap": overlaps, "neg_hyp": negates}
     for column, function in computed.items():
-        for line, row in nli_files._rows(data_folder / file):
+        for line, row in read_rows(data_folder / file, ("premise", "hypothesis"), (column,)):
             wanted = row[column] == "1"
             assert function(row["premise"], row["hypothesis"]) == wanted, (file, line, column)
     counts = NliFiles(folder=str(data_folder), test=file, label_names=tuple(labels.split()))
