@@ -47,12 +47,12 @@ class NliFiles(DataSet):
     hypothesis: str = "hypothesis"
     label: str = "label"
     attribute: str = "overlap"  # "overlap", "negation": computed; else the name of a column
-    label_names: tuple[str, ...] = ("entailment", "neutral", "contradiction")
-    label_map: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    label_names: tuple[Any, ...] = ("entailment", "neutral", "contradiction")
+    label_map: Mapping[Any, str] = dataclasses.field(default_factory=dict)
     # label as the files write it -> its name, where they differ: {"e": "entailment"}
-    skip_labels: tuple[str, ...] = ()  # labels of rows to leave out: ("-",) in SNLI
+    skip_labels: tuple[Any, ...] = ()  # labels of rows to leave out: ("-",) in SNLI
     skip_empty: bool = False  # leave out rows without a premise or hypothesis, else an error
-    attribute_names: tuple[str, ...] = ()  # values of the attribute's column, in order
+    attribute_names: tuple[Any, ...] = ()  # values of the attribute's column, in order
     suggests: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     # attribute value -> labels that the shortcut suggests there; computed attributes know some
     never_suggested: tuple[str, ...] = ()  # labels that no value suggests, though values differ
@@ -200,7 +200,7 @@ class NliFiles(DataSet):
         """Rows of the split, checked, with their lines; those left out are counted by reason."""
         where, (part, parts) = self._where(split), self._part(split)
         found: dict[str, set[str]] = {column: set() for column in where}
-        choices = self._choices()
+        choices, skipped = self._choices(), {as_name(label) for label in self.skip_labels}
         kept = 0
         for line, row in read_rows(path, (self.premise, self.hypothesis), (*choices, *where)):
             for column, values in found.items():
@@ -209,7 +209,7 @@ class NliFiles(DataSet):
                 left_out["where"] += 1
             elif zlib.crc32(row[self.premise].encode()) % parts != part - 1:
                 left_out["part"] += 1
-            elif row[self.label] in self.skip_labels:
+            elif row[self.label] in skipped:
                 left_out[f"{self.label} {row[self.label]!r}"] += 1
             elif not self._has_texts(row, f"{path}, line {line}"):
                 left_out["no text"] += 1
@@ -323,4 +323,4 @@ def _check_value(value: str, place: str, choices: Collection[str]) -> None:
             f"nli_files: {place} is the whole number {value}, not one of {', '.join(choices)}: "
             "say what it means by label_map, or give the names as the file writes them"
         )
-    _check(value, f"{place}:", choices)
+    _check(value, f"{place} (label_map can rename it, skip_labels leave its rows out):", choices)
