@@ -263,7 +263,7 @@ def test_where_takes_one_value_or_several_and_each_must_occur(tmp_path):
         assert len(NliFiles(folder=str(tmp_path), val="a.jsonl", where=where).load("val")) == 3
     with pytest.raises(UnknownName, match=r"value in nli_files.where.val.kind: 'd'.*a, b, c"):
         NliFiles(**make, where={"val": {"kind": ("a", "d")}}).load("val")
-    with pytest.raises(ValueError, match=r"where.val.kind = \(\): name a value"):
+    with pytest.raises(ValueError, match=r"where.val.kind = \(\): name a column and"):
         NliFiles(**make, where={"val": {"kind": ()}})
     with pytest.raises(ValueError, match=r"where.val.kind = 0.5, expected a text"):
         NliFiles(**make, where={"val": {"kind": 0.5}})

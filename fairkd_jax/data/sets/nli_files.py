@@ -130,7 +130,7 @@ class NliFiles(DataSet):
                 "values) and suggests (the labels that each suggests) are needed; computed "
                 f"attributes are {', '.join(SHORTCUTS)}"
             )
-        for value, labels in self.suggests.items():
+        for value, labels in self._said().items():
             _check(value, "attribute value in nli_files.suggests:", self._attribute_names())
             for label in labels:
                 _check(label, f"label in nli_files.suggests.{value}:", self.label_names)
@@ -270,7 +270,15 @@ class NliFiles(DataSet):
     def _suggests(self) -> dict[str, tuple[str, ...]]:
         """Attribute value -> labels: what the user says, before what a computed one knows."""
         known = SHORTCUTS[self.attribute].suggests if self.attribute in SHORTCUTS else {}
-        return {v: tuple(self.suggests.get(v, known.get(v, ()))) for v in self._attribute_names()}
+        told = {**known, **self._said()}
+        return {value: told.get(value, ()) for value in self._attribute_names()}
+
+    def _said(self) -> dict[str, tuple[str, ...]]:
+        """`suggests`, in which names may be the whole numbers that files write."""
+        return {
+            as_name(value): tuple(as_name(label) for label in _several(labels))
+            for value, labels in self.suggests.items()
+        }
 
     def _value(self, row: Row) -> int:
         if self.attribute in SHORTCUTS:
@@ -301,14 +309,17 @@ class NliFiles(DataSet):
         wanted = {}
         for column, values in self.where.get(split, {}).items():
             place = f"nli_files: where.{split}.{column}"
-            values = values if isinstance(values, list | tuple) else (values,)
-            if not values:
-                raise ValueError(f"{place} = {values!r}: name a value to keep")
+            if not column or not _several(values):
+                raise ValueError(f"{place} = {values!r}: name a column and a value to keep")
             try:
-                wanted[column] = tuple(as_name(value) for value in values)
+                wanted[column] = tuple(as_name(value) for value in _several(values))
             except ValueError as error:
                 raise ValueError(f"{place} = {error}") from error
         return wanted
+
+
+def _several(value: Any) -> Collection[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def _check(name: str, place: str, choices: Collection[str]) -> None:
