@@ -142,7 +142,7 @@ def _jsonl(lines: Iterator[str], path: pathlib.Path, columns: Columns) -> Rows:
     for number, (line,) in _without_blank_end(enumerate(([line] for line in lines), 1)):
         try:
             row = json.loads(line, object_pairs_hook=_without_repeats)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"line {number} is no JSON: {error}") from error
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error

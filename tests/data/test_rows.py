@@ -194,3 +194,8 @@ def test_rows_hold_only_what_was_asked_for(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(rows) == 1000 and peak < 2**20  # the trees alone are 9 MB
+
+
+def test_json_nested_too_deep_to_read_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"a.jsonl: line 2 is no JSON: maximum recursion depth"):
+        read(tmp_path / "a.jsonl", json_line() + json_line(more=', "x": ' + "[" * 10**5))

@@ -215,7 +215,8 @@ class NliFiles(DataSet):
                 left_out["no text"] += 1
             else:
                 for column, names in choices.items():
-                    _check_value(row[column], f"{column} in {path}, line {line}", names)
+                    if row[column] not in names:
+                        raise self._unknown(row[column], column, f"{path}, line {line}", names)
                 kept += 1
                 yield line, row
         if not kept:
@@ -297,6 +298,19 @@ class NliFiles(DataSet):
                 )
         return True
 
+    def _unknown(self, value: str, column: str, place: str, names: Collection[str]) -> ValueError:
+        """What to say of a label or an attribute value that no name is given for."""
+        if column != self.label:
+            return UnknownName(value, f"{column} in {place}:", names)
+        if re.fullmatch(r"[+-]?\d+", value):
+            return ValueError(
+                f"nli_files: {column} in {place} is the whole number {value}, not one of "
+                f"{', '.join(names)}: say what the numbers mean, label_map = {{{value!r}: "
+                f"{self.label_names[0]!r}, ...}}, or give label_names as the texts of the numbers"
+            )
+        remedy = "label_map can rename it, skip_labels leave its rows out"
+        return UnknownName(value, f"{column} in {place} ({remedy}):", names)
+
     def _part(self, split: str) -> tuple[int, int]:
         text = self.part.get(split, "1/1")
         found = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -325,13 +339,3 @@ def _several(value: Any) -> Collection[Any]:
 def _check(name: str, place: str, choices: Collection[str]) -> None:
     if name not in choices:
         raise UnknownName(name, place, choices)
-
-
-def _check_value(value: str, place: str, choices: Collection[str]) -> None:
-    """A label or attribute value of a file; whole numbers are told what they lack."""
-    if value not in choices and re.fullmatch(r"[+-]?\d+", value):
-        raise ValueError(
-            f"nli_files: {place} is the whole number {value}, not one of {', '.join(choices)}: "
-            "say what it means by label_map, or give the names as the file writes them"
-        )
-    _check(value, f"{place} (label_map can rename it, skip_labels leave its rows out):", choices)
