@@ -12,6 +12,8 @@ from fairkd_jax.data.sets.nli_files import NliFiles
 from fairkd_jax.data.shortcuts import negates, overlaps
 from fairkd_jax.registry import UnknownName
 
+pytestmark = pytest.mark.quick
+
 ROWS = [
     ("entailment", "A man sleeps on a bench.", "A man sleeps."),
     ("neutral", "A man sleeps on a bench.", "The man is tired."),
@@ -276,6 +278,8 @@ def test_columns_must_be_named_and_differ(tmp_path):
         NliFiles(**make, premise="")
     with pytest.raises(ValueError, match="premise = 'text', as hypothesis is: name a column"):
         NliFiles(**make, premise="text", hypothesis="text")
+    with pytest.raises(ValueError, match="'-' is to be left out by skip_labels and kept by"):
+        NliFiles(**make, skip_labels=("-",), label_map={"-": "neutral"})
     with pytest.raises(ValueError, match="a name occurs twice"):
         NliFiles(**make, label_names=("entailment", "neutral", "neutral"))
 

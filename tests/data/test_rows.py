@@ -197,5 +197,5 @@ def test_rows_hold_only_what_was_asked_for(tmp_path):
 
 
 def test_json_nested_too_deep_to_read_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"a.jsonl: line 2 is no JSON: maximum recursion depth"):
+    with pytest.raises(ValueError, match=r"a.jsonl: line 2 is no JSON: "):
         read(tmp_path / "a.jsonl", json_line() + json_line(more=', "x": ' + "[" * 10**5))

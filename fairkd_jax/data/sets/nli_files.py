@@ -31,11 +31,11 @@ from fairkd_jax.registry import UnknownName
 class NliFiles(DataSet):
     """Splits from .tsv or .txt (tabs, no quoting), .csv or .jsonl files, each of them also as .gz.
 
-    Every row of a file is in its split or counted in the split's `left_out`.
+    Every row of a file is in its split, its line number as id, or counted in `left_out`.
 
     Raises ValueError or FileNotFoundError for a missing folder or file and for labels of which no
     attribute value says anything when it is made; for a broken row, an unknown label or attribute
-    value or a text that is not there, with file and line, on loading.
+    value or a text that is missing, with file and line, on loading.
     """
 
     folder: str = ""
@@ -54,7 +54,8 @@ class NliFiles(DataSet):
     skip_empty: bool = False  # leave out rows without a premise or hypothesis, else an error
     attribute_names: tuple[Any, ...] = ()  # values of the attribute's column, in order
     suggests: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    # attribute value -> labels that the shortcut suggests there; computed attributes know some
+    # attribute value -> labels that the shortcut suggests there; computed attributes know some.
+    # Where all values suggest the same, as in HANS, the other labels are those that conflict
     never_suggested: tuple[str, ...] = ()  # labels that no value suggests, though values differ
     collapses: Mapping[str, Any] = dataclasses.field(
         default_factory=lambda: {"non-entailment": ("neutral", "contradiction")}
@@ -118,8 +119,11 @@ class NliFiles(DataSet):
         for written, name in self.label_map.items():
             _check(name, f"label in nli_files.label_map.{written}:", self.label_names)
         for name in self.skip_labels:
-            if name in self.label_names:
-                raise ValueError(f"nli_files: {name!r} is in both skip_labels and label_names")
+            if as_name(name) in self._labels():
+                raise ValueError(
+                    f"nli_files: {name!r} is to be left out by skip_labels and kept by label_names "
+                    "or label_map: choose one"
+                )
         for name in self.never_suggested:
             _check(name, "label in nli_files.never_suggested:", self.label_names)
 
@@ -138,7 +142,6 @@ class NliFiles(DataSet):
         silent = [v for v in self._attribute_names() if not suggests.get(v)]
         if silent and self.attribute not in SHORTCUTS:
             raise ValueError(f"nli_files: suggests has no label for attribute value {silent[0]!r}")
-        # Where all values suggest the same, as in HANS, the other labels are meant to conflict.
         told = {label for labels in suggests.values() for label in labels}
         alike = len({frozenset(suggests[v]) for v in self._attribute_names()}) == 1
         forgotten = [n for n in self.label_names if n not in {*told, *self.never_suggested}]
@@ -312,7 +315,7 @@ class NliFiles(DataSet):
         return UnknownName(value, f"{column} in {place} ({remedy}):", names)
 
     def _part(self, split: str) -> tuple[int, int]:
-        text = self.part.get(split, "1/1")
+        text = str(self.part.get(split, "1/1"))
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise ValueError(f"nli_files: part of {split} = {text!r}, expected such as '1/2'")
@@ -336,6 +339,6 @@ def _several(value: Any) -> Collection[Any]:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _check(name: str, place: str, choices: Collection[str]) -> None:
+def _check(name: Any, place: str, choices: Collection[str]) -> None:
     if name not in choices:
-        raise UnknownName(name, place, choices)
+        raise UnknownName(str(name), place, choices)
