@@ -6,6 +6,7 @@ import re
 
 import jax
 import numpy as np
+import published_files
 import pytest
 from conftest import DATA, ROOT
 
@@ -32,16 +33,31 @@ def weights(tmp_path_factory):
     return folder
 
 
-def load(path, weights):
-    """The study of a config file, given the folders that it reads: of real data, of weights."""
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    """A folder of data sets as published, with few pairs."""
+    return published_files.write(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="session")
+def folders(weights, published):
+    """What a config file reads, by the parameter of `get_config`; what is absent is None."""
+    return {
+        "folder": DATA and f"{DATA}",
+        "folder_and_weights": DATA and f"{DATA},{weights}",
+        "published": f"{published}",
+    }
+
+
+def load(path, folders):
+    """The study of a config file, given the folders that it reads."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    wants = [*inspect.signature(module.get_config).parameters]
-    if wants and DATA is None:
+    given = [folders[name] for name in inspect.signature(module.get_config).parameters]
+    if None in given:
         pytest.skip("no folder of real data: set FAIRKD_DATA")
-    folders = {"folder": f"{DATA}", "folder_and_weights": f"{DATA},{weights}"}
-    config = module.get_config(*[folders[name] for name in wants])
+    config = module.get_config(*given)
     if "experiment" in config:
         return parse(Study, config)
     return Study(experiment=parse(Experiment, config), seeds=1)
@@ -54,8 +70,8 @@ def test_a_config_says_how_to_run_it(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_config_builds(path, weights):
-    planned = check.check(load(path, weights))
+def test_a_config_builds(path, folders):
+    planned = check.check(load(path, folders))
     assert {run.role for run in planned} == {"teacher", "baseline", "distilled"}
 
 
@@ -66,8 +82,8 @@ def test_a_config_builds(path, weights):
         for p in FILES
     ],
 )
-def test_a_config_takes_two_steps(path, weights, tmp_path):
-    study = plan.smoke(load(path, weights))
+def test_a_config_takes_two_steps(path, folders, tmp_path):
+    study = plan.smoke(load(path, folders))
     two = {"teacher.train.steps": 2, "teacher.train.select": "last"}
     study = Study(**{**vars(study), "experiment": update(study.experiment, two)})
     planned = check.check(study)

@@ -1,13 +1,13 @@
 """The two contracts of data: a set gives named splits of raw columns, a view turns raw into arrays.
 
 A split is a table in memory: `columns` hold label, attribute, id and the raw inputs ("image" uint8
-[N, Y, X, K], or "premise" and "hypothesis" strings [N]). Labels are matched by name, never number.
+[N, Y, X, K], or "premise" and "hypothesis" texts [N]). Labels are matched by name, never number.
 """
 
 import abc
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +41,8 @@ class Split:
 
     columns: Mapping[str, np.ndarray]
     info: Info
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    # reason -> rows of the source that are not in the split
 
     def __len__(self) -> int:
         return len(self.columns["label"])
@@ -50,8 +52,13 @@ class Split:
         return np.bincount(self.columns["group"], minlength=len(self.info.group_names))
 
 
-def make_split(info: Info, label: np.ndarray, attribute: np.ndarray, **raw: np.ndarray) -> Split:
+def make_split(
+    info: Info, label: np.ndarray, attribute: np.ndarray, **raw: np.ndarray | Sequence[str]
+) -> Split:
     """A checked Split; `group` and, where it is not given, `id` are added here.
+
+    Texts are best given as a list; they are kept as objects, since in an array of fixed width each
+    of them would take the room of the longest.
 
     Raises ValueError for columns of different lengths, labels or attributes out of range, or
     repeated ids.
@@ -59,7 +66,8 @@ def make_split(info: Info, label: np.ndarray, attribute: np.ndarray, **raw: np.n
     label, attribute = np.asarray(label, np.int32), np.asarray(attribute, np.int32)
     identity = np.asarray(raw.pop("id", np.arange(len(label))), np.int32)
     group = label * len(info.attribute_names) + attribute
-    columns = {"label": label, "attribute": attribute, "group": group, "id": identity, **raw}
+    columns = {"label": label, "attribute": attribute, "group": group, "id": identity}
+    columns |= {k: _texts_as_objects(values) for k, values in raw.items()}
     lengths = {k: len(v) for k, v in columns.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"columns of different lengths: {lengths}")
@@ -74,6 +82,11 @@ def make_split(info: Info, label: np.ndarray, attribute: np.ndarray, **raw: np.n
     if len(np.unique(identity)) != len(identity):
         raise ValueError("example ids repeat within a split")
     return Split(columns, info)
+
+
+def _texts_as_objects(values: np.ndarray | Sequence[str]) -> np.ndarray:
+    given = isinstance(values, np.ndarray)
+    return values if given and values.dtype.kind != "U" else np.array(values, object)
 
 
 @dataclasses.dataclass(frozen=True)

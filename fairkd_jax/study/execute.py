@@ -243,6 +243,7 @@ def _data(planned: list[plan.Run]) -> dict[str, Any]:
             entry[split] = {
                 "group_names": source.split.info.group_names,
                 "counts": source.split.counts().tolist(),
+                "left_out": dict(source.split.left_out),
             }
     return found
 
@@ -251,9 +252,8 @@ def _ledger(planned: list[plan.Run], workdir: pathlib.Path) -> list[dict[str, An
     """What each finished stage cost."""
     rows = []
     for one in plan.stages(planned):
-        path = workdir / "stages" / one.identity / stored.DONE
-        if path.exists():
-            done = files.read_sealed(path)
+        with contextlib.suppress(FileNotFoundError, files.Damaged):  # to be done, or done again
+            done = files.read_sealed(workdir / "stages" / one.identity / stored.DONE)
             cost = {k: done[k] for k in ("seconds", "examples")}
             rows.append({"stage": one.identity, "kind": one.kind} | cost)
     return rows

@@ -35,6 +35,7 @@ def test_splits_load_and_are_sound(name):
         assert len(loaded) > 0
         assert len(np.unique(columns["id"])) == len(loaded)
         assert {len(v) for v in columns.values()} == {len(loaded)}
+        assert not [k for k, v in columns.items() if v.dtype.kind in "US"]  # texts are objects
         assert set(columns["label"]) <= set(range(len(info.label_names)))
         assert set(columns["attribute"]) <= set(range(len(info.attribute_names)))
         group = columns["label"] * len(info.attribute_names) + columns["attribute"]

@@ -103,6 +103,7 @@ class Zygote:
         """Ends it."""
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 @contextlib.contextmanager

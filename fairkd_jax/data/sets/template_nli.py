@@ -277,8 +277,8 @@ class TemplateNli(DataSet):
             info,
             np.array(label),
             np.array(attribute),
-            premise=np.array(premise),
-            hypothesis=np.array(hypothesis),
+            premise=premise,
+            hypothesis=hypothesis,
         )
 
     def _counts(self, split: str) -> dict[tuple[str, str], int]:

@@ -1,0 +1,179 @@
+"""Rows of a text file with named columns: .tsv, .txt, .csv or .jsonl, each of them also as .gz.
+
+UTF-8 with or without a byte-order mark, lines that end in LF or CRLF, blank lines at the end. In
+.tsv and .txt, tabs separate and quotes are text; in .csv, commas separate and quotes quote.
+"""
+
+import codecs
+import csv
+import gzip
+import json
+import pathlib
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from fairkd_jax.registry import UnknownName
+
+Row = Mapping[str, str]
+Fields = Iterator[tuple[int, list[str]]]  # (number of the first line, from 1; its fields)
+Rows = Iterator[tuple[int, Row]]
+Columns = Mapping[str, Callable[[Any], str]]  # those asked for, and how their values are read
+
+
+def read_rows(
+    path: pathlib.Path, texts: Collection[str], names: Collection[str]
+) -> Iterator[tuple[int, Row]]:
+    """(number of its first line, from 1; {column: value}) of each row, of the columns asked for.
+
+    `texts` are columns of sentences, taken as they are. `names` are columns of short values:
+    spaces around them do not count; whole numbers and truth values of JSON are as JSON writes them
+    ("0", "true").
+
+    Raises UnknownName for a format or a column that is not there, ValueError for whatever else is
+    wrong with the file, both with its name and, where it has one, the line.
+    """
+    reader = READERS[format_of(path)]
+    columns = dict.fromkeys(names, as_name) | dict.fromkeys(texts, _as_text)
+    opened = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with opened(path, "rb") as file:
+            yield from reader(_lines(file), path, columns)
+    except UnknownName:
+        raise
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def format_of(path: pathlib.Path) -> str:
+    """The suffix that says how a file is read, without .gz; UnknownName if none does."""
+    suffix = pathlib.Path(path.name.removesuffix(".gz")).suffix
+    if suffix not in READERS:
+        raise UnknownName(suffix, f"format of {path}:", READERS)
+    return suffix
+
+
+def as_name(value: Any) -> str:
+    """A text, whole number or truth value as `read_rows` gives it; ValueError for any other."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, int):
+        return json.dumps(value)
+    raise ValueError(f"{_short(value)}, expected a text, a whole number or a truth value")
+
+
+def _as_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{_short(value)}, expected a text")
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(f"{_short(value)}, which holds half a character")  # no tokenizer reads it
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=repr)
+    return text if len(text) < 60 else f"{text[:60]}..."
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[str]:
+    """Lines as text, each decoded by itself so that a bad byte is found on its own line."""
+    number = 0
+    try:
+        for number, line in enumerate(file, 1):
+            yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode()
+    except UnicodeDecodeError as error:
+        byte, place = error.object[error.start], error.start + 1
+        raise ValueError(
+            f"line {number}: byte 0x{byte:02x} at place {place} is not UTF-8"
+        ) from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"broken after line {number}: {error}") from error
+
+
+def _tsv(lines: Iterator[str], path: pathlib.Path, columns: Columns) -> Rows:
+    fields = (line.rstrip("\r\n").split("\t") for line in lines)
+    return _table(enumerate(fields, 1), path, columns)
+
+
+def _csv(lines: Iterator[str], path: pathlib.Path, columns: Columns) -> Rows:
+    return _table(_records(lines), path, columns)
+
+
+def _records(lines: Iterator[str]) -> Fields:
+    csv.field_size_limit(2**31 - 1)  # its own limit is 128 KiB
+    reader, number = csv.reader(lines, strict=True), 1
+    try:
+        for fields in reader:
+            yield number, fields
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"line {number}, where the row begins: {error}") from error
+
+
+def _table(fields: Fields, path: pathlib.Path, columns: Columns) -> Rows:
+    filled = _without_blank_end(fields)
+    header = [name.strip() for name in next(filled, (1, []))[1]]
+    repeated = sorted({name for name in header if name and header.count(name) > 1})
+    if repeated:
+        raise ValueError(f"line 1 has more than one column {', '.join(map(repr, repeated))}")
+    for column in columns:
+        _check(column, path, header)
+    places = [(column, header.index(column), read) for column, read in columns.items()]
+    for number, values in filled:
+        if len(values) != len(header):
+            raise ValueError(
+                f"line {number} has {len(values)} fields, the header has {len(header)}"
+            )
+        yield number, {column: read(values[place]) for column, place, read in places}
+
+
+def _without_blank_end(fields: Fields) -> Fields:
+    blank = 0
+    for number, values in fields:
+        if len(values) < 2 and not "".join(values).strip():
+            blank = blank or number
+        elif blank:
+            raise ValueError(f"line {blank} is blank, but line {number} is not")
+        else:
+            yield number, values
+
+
+def _jsonl(lines: Iterator[str], path: pathlib.Path, columns: Columns) -> Rows:
+    for number, (line,) in _without_blank_end(enumerate(([line] for line in lines), 1)):
+        try:
+            row = json.loads(line, object_pairs_hook=_without_repeats)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"line {number} is no JSON: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is no JSON object: {_short(row)}")
+        values = {}
+        for column, read in columns.items():
+            _check(column, f"{path}, line {number}", row)
+            try:
+                values[column] = read(row[column])
+            except ValueError as error:
+                raise ValueError(f"line {number}: {column} = {error}") from error
+        yield number, values
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"more than one key {next(k for k in keys if keys.count(k) > 1)!r}")
+    return found
+
+
+def _check(column: str, place: Any, columns: Collection[str]) -> None:
+    if column not in columns:
+        raise UnknownName(column, f"column of {place}:", columns)
+
+
+READERS: Mapping[str, Callable[..., Rows]] = {
+    ".tsv": _tsv,
+    ".txt": _tsv,
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+}
