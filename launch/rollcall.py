@@ -96,18 +96,19 @@ def _wait_for_all(
     with socket.create_server(("", port), reuse_port=False) as server:
         with selectors.DefaultSelector() as waiting:
             waiting.register(server, selectors.EVENT_READ)
-            while len(there) < count - 1:
-                ready = waiting.select(max(deadline - time.monotonic(), 0))
-                if not ready and time.monotonic() >= deadline:
-                    missing = sorted({*range(1, count)} - {*there})
-                    names = ", ".join(f"process {i}" for i in missing)
-                    raise TimeoutError(
-                        f"{names} of {count} did not report to process 0 within {seconds:.0f} s: "
-                        "start the same command on every host"
-                    )
-                for key, _ in ready:
+            while len(there) < count - 1 and (left := deadline - time.monotonic()) > 0:
+                for key, _ in waiting.select(left):
                     _take(server, key, waiting, there, count)
-        _agree_on_folder(there, workdir)
+            for key in [k for k in waiting.get_map().values() if k.data]:  # that said nothing
+                key.data.socket.close()
+    if missing := sorted({*range(1, count)} - {*there}):
+        for line in there.values():
+            line.socket.close()
+        raise TimeoutError(
+            f"{', '.join(f'process {i}' for i in missing)} of {count} did not report to process 0 "
+            f"within {seconds:.0f} s: start the same command on every host"
+        )
+    _agree_on_folder(there, workdir)
 
 
 def _take(

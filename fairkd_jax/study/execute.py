@@ -4,10 +4,12 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,7 @@ from fairkd_jax.study.check import check
 from fairkd_jax.study.claim import claimed
 from fairkd_jax.train import log, loop
 
+DEAF = 20.0  # seconds after which a signal that Python could not handle ends the process
 PACKAGES = ("fairkd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -89,13 +92,32 @@ def run_stages(planned: list[plan.Run], workdir: pathlib.Path, mesh: Mesh, name:
 
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[Any]:
-    """Within it SIGTERM does not kill: the yielded function turns True, and runs save and stop."""
-    asked = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    """Within it SIGTERM does not kill: the yielded function turns True, and runs save and stop.
+
+    A process that cannot hear it, since it waits for another that is gone, ends after `DEAF` s.
+    """
+    asked = threading.Event()
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def end_if_deaf() -> None:
+        while number := os.read(reader, 1):  # written when a signal comes, whatever Python does
+            if number[0] == signal.SIGTERM and not asked.wait(DEAF):
+                print("SIGTERM while waiting for other processes: ended", file=sys.stderr)
+                os._exit(75)
+
+    previous = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    listener = threading.Thread(target=end_if_deaf, daemon=True)
+    listener.start()
     try:
-        yield lambda: bool(asked)
+        yield asked.is_set
     finally:
+        signal.set_wakeup_fd(before)
         signal.signal(signal.SIGTERM, previous)
+        os.close(writer)  # ends the listener
+        listener.join()
+        os.close(reader)
 
 
 def folder_of(workdir: pathlib.Path, name: str) -> pathlib.Path:
@@ -185,7 +207,8 @@ def _check_own(
             f"with {len(planned)} runs: it would be lost. To keep both, {remedy}"
         )
     old = before.get("reads", {})
-    if old and not {*old} & {*read} and not {*old.values()} <= {*read.values()}:
+    there = any(os.path.isfile(p) and files.digest(pathlib.Path(p)) == d for p, d in old.items())
+    if there and not {*old} & {*read} and not {*old.values()} <= {*read.values()}:
         raise ValueError(
             f"{path} tells of a study of the same name that read {', '.join(sorted(old))}; this "
             f"one reads other files with other content. To keep both, {remedy}"
