@@ -93,14 +93,16 @@ def _wait_for_all(
     port: int, count: int, deadline: float, seconds: float, workdir: pathlib.Path | None
 ) -> None:
     there: dict[int, _Line] = {}
-    with socket.create_server(("", port), reuse_port=False) as server:
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(server, selectors.EVENT_READ)
-            while len(there) < count - 1 and (left := deadline - time.monotonic()) > 0:
-                for key, _ in waiting.select(left):
-                    _take(server, key, waiting, there, count)
-            for key in [k for k in waiting.get_map().values() if k.data]:  # that said nothing
-                key.data.socket.close()
+    with (
+        socket.create_server(("", port), reuse_port=False) as server,
+        selectors.DefaultSelector() as waiting,
+    ):
+        waiting.register(server, selectors.EVENT_READ)
+        while len(there) < count - 1 and (left := deadline - time.monotonic()) > 0:
+            for key, _ in waiting.select(left):
+                _take(server, key, waiting, there, count)
+        for key in [k for k in waiting.get_map().values() if k.data]:  # that said nothing
+            key.data.socket.close()
     if missing := sorted({*range(1, count)} - {*there}):
         for line in there.values():
             line.socket.close()
