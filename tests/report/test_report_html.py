@@ -134,8 +134,8 @@ def test_captions_name_rule_seeds_and_what_varies(text):
 
 def test_selection_is_looked_at_by_every_rule(outline):
     in_all = "validated step in 6 of 6 seeds"
-    assert f"teacher val_worst_group 50 at the first {in_all} 0.700 0.7" in outline.words
-    assert f"teacher val_average 100 at the last {in_all} 0.800 0.7" in outline.words
+    assert f"teacher val_worst_group 50 at the first {in_all} 0.700 0.703 [" in outline.words
+    assert f"teacher val_average 100 at the last {in_all} 0.800 0.693 [" in outline.words
 
 
 def test_says_how_to_run_it_again_and_what_it_cost(outline):
