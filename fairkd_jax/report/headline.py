@@ -63,12 +63,12 @@ def _line(
     kind = metrics.kind(metric)
     labels = records.labels(comparisons)
     values = by_role(finished, comparison, evaluation, metric, group)
+    compared = {role: metrics.compared(metric, values[role]) for role in ROLES}
     estimates = {
         **{role: statistics.over_seeds(values[role], kind.limits) for role in ROLES},
         **differences(metric, values),
         "retention": statistics.ratio(
-            *(metrics.compared(metric, values[role]) for role in ("distilled", "teacher")),
-            kind.compared_limits,
+            compared["distilled"], compared["teacher"], kind.compared_limits
         ),
     }
     line = Line(
@@ -76,9 +76,7 @@ def _line(
         comparison=comparison,
         estimates=estimates,
         p={
-            name: statistics.sign_flip_test(
-                *(metrics.compared(metric, values[role]) for role in ("distilled", minus))
-            )
+            name: statistics.sign_flip_test(compared["distilled"], compared[minus])
             for name, minus in DIFFERENCES.items()
         },
         verdict=verdict(estimates["distillability"], metric),
@@ -135,11 +133,10 @@ def verdict(distillability: Estimate, metric: str) -> str:
 
 def differences(metric: str, values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
     """Distillability and contribution, of the values by role; of a signed gap, of its distances."""
+    compared = {role: metrics.compared(metric, values[role]) for role in ROLES}
     within = metrics.kind(metric).compared_limits
     return {
-        name: statistics.difference(
-            *(metrics.compared(metric, values[role]) for role in ("distilled", minus)), within
-        )
+        name: statistics.difference(compared["distilled"], compared[minus], within)
         for name, minus in DIFFERENCES.items()
     }
 

@@ -20,22 +20,18 @@ RIPPLE = 0.003 * np.array([1, -1, 2, -2, 0, 1])
 
 @pytest.fixture
 def study(tmp_path):
-    """Builds a study in which a metric of `group_dro` has given values by role, seed by seed."""
+    """Reads a study in which a metric of `group_dro` has given values by role, seed by seed."""
 
     def build(metric, **by_role):
-        seeds = len(next(iter(by_role.values())))
-        about = synthetic_study.build(
-            tmp_path, seeds=seeds, compare=False, headline=(f"{TEST}/{metric}",)
-        )
-        for run in about["runs"]:
-            values = by_role.get(run["role"])
-            if values is not None and run["debias"] == "group_dro":
-                path = tmp_path / "stages" / run["evaluations"][TEST] / "result.json"
-                result = json.loads(path.read_text())
-                value = values[run["seed"]]
-                result["metrics"][metric] = None if np.isnan(value) else float(value)
-                path.write_text(json.dumps(result))
-        return records.read(tmp_path)
+        folder, seeds = tmp_path / "studies" / "synthetic", len(next(iter(by_role.values())))
+        headline_metric = (f"{TEST}/{metric}",)
+        synthetic_study.build(folder, seeds=seeds, compare=False, headline=headline_metric)
+        finished = records.read(folder)
+        for run in finished.about["runs"]:
+            if run["role"] in by_role and run["debias"] == "group_dro":
+                value = float(by_role[run["role"]][run["seed"]])
+                finished.results[run["evaluations"][TEST]]["metrics"][metric] = value
+        return finished
 
     return build
 
@@ -83,12 +79,22 @@ def test_table_words_and_figures_of_a_signed_gap_agree(study):
 
 
 def test_debiasing_that_turns_a_gap_to_the_other_side_gained_nothing(study):
-    erm = study("gap_aligned", teacher=RIPPLE)  # only to read the gaps of the undebiased
-    values = erm.values([r for r in erm.runs if r.startswith("teacher erm")], TEST, "gap_aligned")
-    finished = study("gap_aligned", teacher=-values + RIPPLE, distilled=-values + 2 * RIPPLE)
-    lines = headline.lines(finished, finished.comparisons(), *finished.headline()[0])
-    assert lines[1].gains["teacher"].value == pytest.approx(-RIPPLE.mean())
-    assert lines[1].verdict == "nothing to keep"
+    finished = study("gap_aligned", teacher=RIPPLE)
+    for run in finished.about["runs"]:
+        sign, seed = (1 if run["debias"] == "erm" else -1), run["seed"]
+        value = 0.7 + 0.01 * seed + (RIPPLE[seed] if sign < 0 else 0.0)
+        finished.results[run["evaluations"][TEST]]["metrics"]["gap_aligned"] = sign * value
+    line = headline.lines(finished, finished.comparisons(), *finished.headline()[0])[1]
+    assert line.gains["teacher"].value == pytest.approx(RIPPLE.mean())
+    assert line.verdict == "nothing to keep"
+
+
+def test_which_gaps_are_signed():
+    signed = ("gap_aligned", "gap_attribute/green", "gap_id_ood")
+    assert all(metrics.kind(m).signed and metrics.kind(m).limits == (-1.0, 1.0) for m in signed)
+    never_negative = ("gap_worst_group", "equalized_odds_difference", "ece")
+    assert all(metrics.kind(m) == metrics.ERROR for m in never_negative)
+    assert metrics.kind("acc_group/0-4, red") == metrics.SHARE
 
 
 @pytest.mark.parametrize("seeds", [2, 6])
@@ -124,28 +130,26 @@ def test_every_metric_that_is_measured_is_declared():
     assert [m for m in measured if metrics.kind(m) == metrics.UNDECLARED] == []
 
 
-def test_a_doubtful_step_is_told_beside_the_answer(study, tmp_path):
-    about = study("worst_group_accuracy", teacher=0.6 + RIPPLE).about
-    for run in about["runs"]:
+def test_a_doubtful_step_is_told_beside_the_answer(study):
+    finished = study("worst_group_accuracy", teacher=0.6 + RIPPLE)
+    for run in finished.about["runs"]:
         run["selection"] = "val_worst_group"
         lines = [
             {"step": 25 * i, "val/acc_avg": 0.5, "val/worst_group_accuracy": worst}
             for i, worst in enumerate((0.0, 0.3, 0.3 if run["seed"] < 4 else 0.2), start=1)
         ]
-        path = tmp_path / "stages" / run["stage"] / "metrics.jsonl"
+        path = finished.folder / "stages" / run["stage"] / "metrics.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    synthetic_study.write(tmp_path, about)
-    text = " ".join(page.render(records.read(tmp_path)).split())
+    text = " ".join(page.render(finished).split())
     doubt = "tied in 4 of 6 seeds, at the last validated step in 4 of 6 seeds"
     assert f"Selection of the step: teacher {doubt}; baseline {doubt}; distilled {doubt}." in text
     assert "training longer may change the result" in text
     assert f"<td>{doubt}</td>" in text  # in the table of what each rule would have kept
 
 
-def test_rows_left_out_on_reading_are_shown(study, tmp_path):
-    about = study("worst_group_accuracy", teacher=0.6 + RIPPLE).about
-    assert "Left out" not in page.render(records.read(tmp_path))
-    about["data"]["in_domain"]["train"]["left_out"] = {"-": 1785, "?": 1}
-    synthetic_study.write(tmp_path, about)
+def test_rows_left_out_on_reading_are_shown(study):
+    finished = study("worst_group_accuracy", teacher=0.6 + RIPPLE)
+    assert "Left out" not in page.render(finished)
+    finished.about["data"]["in_domain"]["train"]["left_out"] = {"-": 1785, "?": 1}
     told = "Left out on reading train: 1,785 rows of label “-”, 1 row of label “?”."
-    assert told in page.render(records.read(tmp_path))
+    assert told in page.render(finished)
