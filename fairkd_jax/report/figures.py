@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fairkd_jax.report import statistics
+from fairkd_jax.report import metrics, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished, labels, span
 from fairkd_jax.report.statistics import Estimate
 
@@ -85,6 +85,12 @@ def words(metric: str) -> str:
     return re.sub(r"^worst_(group|class)_", r"worst-\1 ", metric).replace("_", " ")
 
 
+def difference_of(metric: str) -> str:
+    """What a difference in a metric is a difference of: of a signed gap, its distance from 0."""
+    name = words(metric)
+    return f"the distance of {name} from 0" if metrics.kind(metric).signed else name
+
+
 def accuracy_by_group(
     finished: Finished, comparisons: Sequence[Comparison], evaluation: str
 ) -> Picture:
@@ -136,20 +142,29 @@ def accuracy_by_group(
 def gap_against_teacher(
     finished: Finished, comparisons: Sequence[Comparison], evaluation: str, metric: str
 ) -> Picture:
-    """Each student's gap against its teacher's, a point a seed, with the line of equal gaps."""
+    """Each student's gap against its teacher's, a point a seed, with the line of equal gaps.
+
+    Of a signed gap its distance from 0, as in the differences of the tables.
+    """
+    name = f"|{metric}|" if metrics.kind(metric).signed else metric
+    meaning = GAPS[metric] + (", its distance from 0" if metrics.kind(metric).signed else "")
+
+    def gaps(runs: Sequence[str]) -> Float[np.ndarray, "n"]:
+        return metrics.compared(metric, finished.values(runs, evaluation, metric))
+
     shapes = dict(zip(labels(comparisons), SHAPES * len(comparisons)))
     with matplotlib.rc_context(STYLE):
         figure, (ax,) = _grid(1, 1, (7.4, 4.6))
         drawn, seen = set(), []
         for comparison, shape in zip(comparisons, shapes.values()):
-            teacher = finished.values(comparison.runs["teacher"], evaluation, metric)
+            teacher = gaps(comparison.runs["teacher"])
             for role in ROLES[1:]:
                 pairs = zip(comparison.runs["teacher"], comparison.runs[role])
                 nets = tuple(tuple(finished.runs[run]["stage"] for run in pair) for pair in pairs)
                 if nets in drawn:  # a baseline that several comparisons share
                     continue
                 drawn.add(nets)
-                student = finished.values(comparison.runs[role], evaluation, metric)
+                student = gaps(comparison.runs[role])
                 ax.scatter(
                     teacher, student, s=34, alpha=0.75, linewidths=0,
                     color=COLOURS[role], marker=shape,
@@ -159,7 +174,7 @@ def gap_against_teacher(
         pad = 0.06 * (max(seen) - min(seen)) or 0.05
         ends = (min(seen) - pad, max(seen) + pad)
         ax.plot(ends, ends, color=INK, linewidth=0.8, linestyle="--", zorder=0)
-        ax.set(xlim=ends, ylim=ends, xlabel=f"teacher's {metric}", ylabel=f"student's {metric}")
+        ax.set(xlim=ends, ylim=ends, xlabel=f"teacher's {name}", ylabel=f"student's {name}")
         ax.set_aspect("equal")
         ax.grid(alpha=0.25, color=INK, linewidth=0.5)
         handles = [
@@ -171,8 +186,8 @@ def gap_against_teacher(
     return Picture(
         "The student's gap against the teacher's",
         figure,
-        f"Scatter plot: {metric} of students against that of their teachers, with the diagonal.",
-        f"{metric} ({GAPS[metric]}) on {evaluation}, a point a seed: above the dashed line the"
+        f"Scatter plot: {name} of students against that of their teachers, with the diagonal.",
+        f"{name} ({meaning}) on {evaluation}, a point a seed: above the dashed line the"
         " student's gap is larger than its teacher's. Colour is the role, shape the comparison; a"
         " baseline that comparisons share is drawn once, in the shape of the first.",
     )
@@ -182,10 +197,12 @@ def differences(
     comparisons: Sequence[Comparison],
     estimates: dict[str, Sequence[Estimate]],
     evaluation: str,
-    metric: str,
+    name: str,
 ) -> Picture:
-    """A panel for each named difference, a dot with interval for each comparison, a line at 0."""
-    name = words(metric)
+    """A panel for each named difference, a dot with interval for each comparison, a line at 0.
+
+    `name` is what they are differences of, in words.
+    """
     with matplotlib.rc_context(STYLE):
         size = (WIDTH, 0.42 * len(comparisons) + 1.1)
         figure, axes = _grid(1, len(estimates), size, sharex=True, sharey=True)

@@ -1,11 +1,12 @@
 """What the report says of each comparison in a metric: quantities, tests, verdict, gains."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fairkd_jax.report import records, statistics
+from fairkd_jax.report import metrics, records, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished
 from fairkd_jax.report.statistics import Estimate
 
@@ -59,20 +60,25 @@ def _line(
     metric: str,
     group: str,
 ) -> Line:
-    within = statistics.limits(metric)
+    kind = metrics.kind(metric)
     labels = records.labels(comparisons)
     values = by_role(finished, comparison, evaluation, metric, group)
-    pairs = {name: (values["distilled"], values[role]) for name, role in DIFFERENCES.items()}
+    compared = {role: metrics.compared(metric, values[role]) for role in ROLES}
     estimates = {
-        **{role: statistics.over_seeds(values[role], within) for role in ROLES},
-        **{name: statistics.difference(*pair, within) for name, pair in pairs.items()},
-        "retention": statistics.ratio(*pairs["distillability"], within),
+        **{role: statistics.over_seeds(values[role], kind.limits) for role in ROLES},
+        **differences(metric, values),
+        "retention": statistics.ratio(
+            compared["distilled"], compared["teacher"], kind.compared_limits
+        ),
     }
     line = Line(
         label=labels[comparisons.index(comparison)],
         comparison=comparison,
         estimates=estimates,
-        p={k: statistics.sign_flip_test(a - b) for k, (a, b) in pairs.items()},
+        p={
+            name: statistics.sign_flip_test(compared["distilled"], compared[minus])
+            for name, minus in DIFFERENCES.items()
+        },
         verdict=verdict(estimates["distillability"], metric),
         sees_attributes=_sees_attributes(finished, comparison),
     )
@@ -85,8 +91,11 @@ def _line(
         gains = _gains(finished, comparison, without, evaluation, metric, group)
         against = labels[comparisons.index(without)]
         line = dataclasses.replace(line, gains=gains, against=against)
-        if gains["teacher"].n > 1 and not _better(gains["teacher"], metric):
-            line = dataclasses.replace(line, verdict="nothing to keep")
+        if kind.better and not _better(gains["teacher"], metric):
+            # without an interval nothing is known of the gain, so nor of what is left of it
+            known = not math.isnan(gains["teacher"].low)
+            word = "nothing to keep" if known else "inconclusive"
+            line = dataclasses.replace(line, verdict=word)
     return line
 
 
@@ -101,22 +110,35 @@ def least_p(comparisons: Sequence[Comparison]) -> float | None:
 
 def _better(gain: Estimate, metric: str) -> bool:
     """Is the whole interval of a difference on the better side of 0?"""
-    return gain.high < 0 if statistics.lower_is_better(metric) else gain.low > 0
+    return gain.high < 0 if metrics.kind(metric).better < 0 else gain.low > 0
 
 
 def verdict(distillability: Estimate, metric: str) -> str:
     """What an interval of distillability says of the teacher's value: kept, lost, inconclusive.
 
     Lost: the whole interval is on the worse side of 0. Kept: it is not, and no end of it is worse
-    than 0 by more than `MARGIN` (for a metric without limits, by anything).
+    than 0 by more than `MARGIN` (for a metric that is no share, by anything). Inconclusive:
+    neither, no interval, or a metric of which `metrics.KINDS` does not say which way is better.
     """
+    kind = metrics.kind(metric)
+    if not kind.better:
+        return "inconclusive"
     low, high = distillability.low, distillability.high
-    if statistics.lower_is_better(metric):
+    if kind.better < 0:
         low, high = -high, -low
-    margin = 0.0 if statistics.limits(metric) == statistics.ANYTHING else MARGIN
     if high < 0:
         return "lost"
-    return "kept" if low >= -margin else "inconclusive"
+    return "kept" if low >= -MARGIN * kind.share else "inconclusive"
+
+
+def differences(metric: str, values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+    """Distillability and contribution, of the values by role; of a signed gap, of its distances."""
+    compared = {role: metrics.compared(metric, values[role]) for role in ROLES}
+    within = metrics.kind(metric).compared_limits
+    return {
+        name: statistics.difference(compared["distilled"], compared[minus], within)
+        for name, minus in DIFFERENCES.items()
+    }
 
 
 def by_role(
@@ -147,9 +169,13 @@ def _gains(
     """By role, what the method gains over the same runs without debiasing, on shared seeds."""
     _, ours, theirs = np.intersect1d(comparison.seeds, without.seeds, return_indices=True)
     debiased, undebiased = (by_role(finished, c, *metric) for c in (comparison, without))
-    within = statistics.limits(metric[1])
+    within = metrics.kind(metric[1]).compared_limits
     return {
-        role: statistics.difference(debiased[role][ours], undebiased[role][theirs], within)
+        role: statistics.difference(
+            metrics.compared(metric[1], debiased[role][ours]),
+            metrics.compared(metric[1], undebiased[role][theirs]),
+            within,
+        )
         for role in ROLES
     }
 
@@ -173,7 +199,8 @@ def overall(
     if len(debiased) < 2 or len({c.seeds for c in debiased}) > 1 or len(debiased[0].seeds) < 2:
         return None
     values = [by_role(finished, c, *metric) for c in debiased]
-    scores = np.stack([v["distilled"] - v["teacher"] for v in values], axis=1)
+    pairs = [[metrics.compared(metric[1], v[r]) for r in ("distilled", "teacher")] for v in values]
+    scores = np.stack([distilled - teacher for distilled, teacher in pairs], axis=1)
     if not np.isfinite(scores).all():
         return None
     return statistics.stratified_interval(scores), len(debiased)

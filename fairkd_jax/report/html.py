@@ -3,6 +3,7 @@
 Every sentence on the page is made of measured numbers; what is undefined is shown as a dash.
 """
 
+import collections
 import importlib.resources
 import itertools
 import json
@@ -17,9 +18,9 @@ from markupsafe import Markup
 
 from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
-from fairkd_jax.report import figures, headline, records, statistics
+from fairkd_jax.report import figures, headline, metrics, records, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
-from fairkd_jax.report.select import select
+from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
 from fairkd_jax.train import log
 
@@ -64,6 +65,7 @@ def render(finished: Finished) -> str:
             "metric": m,
             "group": g,
             "lines": headline.lines(finished, comparisons, e, m, g),
+            "signed": metrics.kind(m).signed,
         }
         | {"examples": _examples(finished, e, g)}
         for e, m, g in finished.headline()
@@ -75,6 +77,7 @@ def render(finished: Finished) -> str:
         "number": _number,
         "signed": _signed,
         "words": figures.words,
+        "difference_of": figures.difference_of,
         "p": _p,
         "count": _count,
     }
@@ -94,6 +97,7 @@ def render(finished: Finished) -> str:
         data=_data(finished),
         selection=_selection(finished),
         choices=_choices(finished, comparisons),
+        doubts=[_doubts_by_role(finished, comparison) for comparison in comparisons],
         ledger=_ledger(finished.about["ledger"]),
         seeds=span([len(c.seeds) for c in comparisons]),
         rules={run["selection"]: RULES[run["selection"]] for run in finished.runs.values()},
@@ -117,7 +121,7 @@ def _pictures(
     finished: Finished, comparisons: Sequence[Comparison], tables: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     first = tables[0]
-    evaluation, name = first["evaluation"], first["metric"]
+    evaluation, name = first["evaluation"], figures.difference_of(first["metric"])
     if first["group"]:
         name += f" of {first['group']}"
     measured = set(finished.metrics(evaluation)["metric"])
@@ -149,15 +153,12 @@ def _every_metric(
     for comparison in comparisons:
         rows = []
         for metric, group, n in finished.metrics(evaluation).itertuples(index=False, name=None):
-            within = statistics.limits(metric)
+            within = metrics.kind(metric).limits
             values = headline.by_role(finished, comparison, evaluation, metric, group)
             rows.append(
                 {"metric": metric, "group": group, "n": n}
                 | {role: statistics.over_seeds(values[role], within) for role in ROLES}
-                | {
-                    name: statistics.difference(values["distilled"], values[role], within)
-                    for name, role in headline.DIFFERENCES.items()
-                }
+                | headline.differences(metric, values)
             )
         blocks.append(rows)
     return blocks
@@ -187,6 +188,7 @@ def _data(finished: Finished) -> list[dict[str, Any]]:
         title = ": ".join([name, *([" and ".join(kinds)] if kinds else [])])
         sets.append({"name": title, "facts": facts, "tables": list(tables.items())})
         sets[-1]["aligned"] = aligned
+        sets[-1]["left_out"] = {k: v["left_out"] for k, v in splits.items() if v.get("left_out")}
     return sets
 
 
@@ -210,29 +212,49 @@ def _choices(finished: Finished, comparisons: Sequence[Comparison]) -> list[dict
             stages = [finished.runs[run]["stage"] for run in comparison.runs[role]]
             kept = [k for k in (_kept(finished, stage, rule) for stage in stages) if k]
             if kept:
-                average, worst = (np.array(column) for column in list(zip(*kept))[1:])
+                choices, average, worst = zip(*kept)
+                average, worst = np.array(average), np.array(worst)
                 row = {"label": label, "role": role, "rule": rule}
-                row["steps"] = span([step for step, *_ in kept])
+                row["steps"] = span([choice.step for choice in choices])
+                row["doubts"] = _doubts(choices)
                 row["average"] = statistics.over_seeds(average, (0.0, 1.0))
                 row["worst"] = statistics.over_seeds(worst, (0.0, 1.0))
                 found.append(row)
     return found
 
 
-def _kept(finished: Finished, stage: str, rule: str) -> tuple[int, float, float] | None:
-    """(step, average, worst group) on validation, where a rule stops; None without validation."""
+def _doubts_by_role(finished: Finished, comparison: Comparison) -> dict[str, str]:
+    """What makes the kept steps doubtful, by the rule of each run; no entry without a doubt."""
+    found = {}
+    for role in ROLES:
+        runs = [finished.runs[run] for run in comparison.runs[role]]
+        kept = [_kept(finished, run["stage"], run["selection"]) for run in runs]
+        if doubts := _doubts([choice for choice, *_ in filter(None, kept)]):
+            found[role] = doubts
+    return found
+
+
+def _doubts(choices: Sequence[Choice]) -> str:
+    """ "tied in 6 of 6 seeds, at the last validated step in 4 of 6 seeds"; "" without doubts."""
+    times = collections.Counter(doubt for choice in choices for doubt in choice.doubts)
+    seeds = f"{len(choices)} seed{'s' * (len(choices) != 1)}"
+    return ", ".join(f"{doubt} in {times[doubt]} of {seeds}" for doubt in DOUBTS if times[doubt])
+
+
+def _kept(finished: Finished, stage: str, rule: str) -> tuple[Choice, float, float] | None:
+    """(choice, average, worst group) on validation, where a rule stops; None without validation."""
     history = log.read(finished.folder / "stages" / stage / "metrics.jsonl")
     validated = [line for line in history if any(k.endswith("/acc_avg") for k in line)]
     if not validated:
         return None
     split = next(k for k in validated[0] if k.endswith("/acc_avg")).removesuffix("/acc_avg")
     try:
-        step = select(validated, rule, split)
+        choice = select(validated, rule, split)
     except ValueError:  # this rule's metric is undefined throughout
         return None
-    line = next(line for line in validated if line["step"] == step)
+    line = next(line for line in validated if line["step"] == choice.step)
     scores = [line.get(f"{split}/{m}") for m in ("acc_avg", "worst_group_accuracy")]
-    return step, *(math.nan if score is None else score for score in scores)
+    return choice, *(math.nan if score is None else score for score in scores)
 
 
 def _ledger(ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -260,6 +282,4 @@ def _count(value: float) -> str:
 
 
 def _p(value: float) -> str:
-    if math.isnan(value):
-        return f"n < {statistics.PAIRS_FOR_A_TEST}"
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"

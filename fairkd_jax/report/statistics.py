@@ -4,11 +4,14 @@ The unit of repetition is the seed. Intervals are 95%: Student's t up to 19 seed
 metric ends, and the BCa bootstrap (Efron 1987) from 20 seeds on. With six accuracies a bootstrap
 interval covers the mean 84 to 88 times in 100, Student's 91 to 95 (600 draws each from a skewed
 beta(1.5, 12) and a beta(6, 3)); from 20 on they agree, and the bootstrap needs no symmetry.
+
+Seeds that are all equal say nothing of how much seeds vary: they have a mean and neither an
+interval nor a p. (The rule of three or Clopper and Pearson would tell of the choice of examples,
+another question than that of the seeds.)
 """
 
 import dataclasses
 import math
-import re
 import types
 from collections.abc import Sequence
 
@@ -34,30 +37,21 @@ class Estimate:
     n: int
 
 
-def limits(metric: str) -> Limits:
-    """Between what values a metric lies: shares in [0, 1], gaps between them in [-1, 1]."""
-    if metric.startswith("gap_"):
-        return (-1.0, 1.0)
-    share = re.search(r"(^|_)(acc|accuracy|f1|ece|precision|recall|auroc|difference)(_|$)", metric)
-    return (0.0, 1.0) if share else ANYTHING
+def over_seeds(
+    values: Float[np.ndarray, "n"], within: Limits = ANYTHING, size: float | None = None
+) -> Estimate:
+    """Mean and interval of the values that are defined; no interval where fewer than two differ.
 
-
-def lower_is_better(metric: str) -> bool:
-    """Gaps, losses and errors of calibration; everything else is better when it is higher."""
-    return bool(re.search(r"^gap_|(^|_)(ece|nll|loss|brier|error|difference)(_|$)", metric))
-
-
-def over_seeds(values: Float[np.ndarray, "n"], within: Limits = ANYTHING) -> Estimate:
-    """Mean and interval of the values that are defined; no interval for fewer than two."""
+    `size` is that of the numbers the values were computed from: what is within their rounding is
+    equal.
+    """
     values = values[np.isfinite(values)]
     n = len(values)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
     mean = float(values.mean())
-    if n == 1:
-        return Estimate(mean, math.nan, math.nan, 1)
-    if np.ptp(values) == 0:  # nothing varies: also where a bootstrap has nothing to draw from
-        return Estimate(mean, mean, mean, n)
+    if not _varies(values, size):
+        return Estimate(mean, math.nan, math.nan, n)
     if n < BOOTSTRAP_FROM:
         half = _quantile(n) * float(values.std(ddof=1)) / math.sqrt(n)
         low, high = mean - half, mean + half
@@ -72,7 +66,7 @@ def difference(
 ) -> Estimate:
     """Mean of `first - second`, seed by seed; `within` are the limits of the metric itself."""
     width = within[1] - within[0]
-    return over_seeds(first - second, (-width, width))
+    return over_seeds(first - second, (-width, width), _size(first, second))
 
 
 def ratio(
@@ -82,17 +76,18 @@ def ratio(
 
     A ratio of means, because a mean of ratios is ruled by the seed whose denominator is nearest 0.
     The interval holds each r for which a paired t-test does not reject `first - r second = 0`; it
-    is undefined where the denominator's own interval holds 0.
+    is undefined where the denominator's own interval holds 0, and where the pairs are proportional,
+    for then nothing tells how the ratio varies. There is no ratio to a mean that is not above 0.
     """
     defined = np.isfinite(first) & np.isfinite(second)
     first, second = first[defined], second[defined]
     n = len(first)
-    if n == 0 or second.mean() == 0:
+    if n == 0 or second.mean() <= 0:
         return Estimate(math.nan, math.nan, math.nan, n)
     over, under = float(first.mean()), float(second.mean())
     value = over / under
-    if n == 1:
-        return Estimate(value, math.nan, math.nan, 1)
+    if not _varies(first - value * second, _size(first, value * second)):
+        return Estimate(value, math.nan, math.nan, n)
     covariance = np.cov(first, second) / n * _quantile(n) ** 2
     a = under**2 - covariance[1, 1]
     b = over * under - covariance[0, 1]
@@ -104,13 +99,17 @@ def ratio(
     return Estimate(value, max(low, 0.0) if within[0] == 0 else low, b / a + half, n)
 
 
-def sign_flip_test(pairs: Float[np.ndarray, "n"]) -> float:
-    """Two-sided p of "differences are as often up as down"; NaN for fewer than 6 pairs.
+def sign_flip_test(
+    first: Float[np.ndarray, "n"], second: Float[np.ndarray, "n"] | float = 0.0
+) -> float:
+    """Two-sided p of "first - second is as often up as down".
 
-    Exact over all 2^n sign flips up to 13 pairs, by 9999 draws beyond.
+    NaN below 6 pairs, and where all differences are equal. Exact over all 2^n sign flips up
+    to 13 pairs, by 9999 draws beyond.
     """
+    pairs = first - second
     pairs = pairs[np.isfinite(pairs)]
-    if len(pairs) < PAIRS_FOR_A_TEST:
+    if len(pairs) < PAIRS_FOR_A_TEST or not _varies(pairs, _size(first, np.array(second))):
         return math.nan
     test = scipy.stats.permutation_test(
         (pairs,), np.mean, permutation_type="samples", n_resamples=DRAWS, vectorized=True,
@@ -158,7 +157,8 @@ def stratified_interval(
     """Interquartile mean, interval by seeds drawn anew within each task (arXiv 2108.13264, 4.1).
 
     Without `draws` the seeds drawn are the same in every task: where tasks share a teacher, their
-    scores rise and fall together, and drawing apart would make the interval too narrow.
+    scores rise and fall together, and drawing apart would make the interval too narrow. The
+    interval is undefined where all draws give the same.
     """
     if draws is None:
         seeds = np.random.default_rng(0).integers(len(scores), size=(2000, len(scores), 1))
@@ -167,7 +167,21 @@ def stratified_interval(
     cut = scores.size // 4
     distribution = resampled[:, cut : scores.size - cut].mean(axis=1)
     low, high = np.quantile(distribution, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if not _varies(distribution, _size(scores)):
+        low = high = math.nan
     return Estimate(interquartile_mean(scores), float(low), float(high), len(scores))
+
+
+def _size(*values: Float[np.ndarray, "..."]) -> float:
+    """The largest absolute value that is defined, 0 without any."""
+    finite = np.concatenate([np.abs(v[np.isfinite(v)]) for v in values])
+    return float(finite.max(initial=0.0))
+
+
+def _varies(values: Float[np.ndarray, "n"], size: float | None = None) -> bool:
+    """Do values differ by more than the rounding of numbers of their size?"""
+    size = _size(values) if size is None else size
+    return len(values) > 1 and bool(np.ptp(values) > 16 * np.finfo(np.float64).eps * size)
 
 
 def _quantile(n: int) -> float:

@@ -36,7 +36,9 @@ def test_one_number_a_row(tmp_path):
     assert (row["parameters"], row["seed"], row["selection"]) == (12000, 0, "last")
     assert (row["dataset"], row["split"], row["group"]) == ("made_digits", "test", "")
     assert row["stage"] == run["evaluations"]["in_domain/test"]
-    assert float(row["value"]) == pytest.approx(0.10 + synthetic_study.ripple("distilled", 0))
+    assert float(row["value"]) == pytest.approx(
+        0.10 + synthetic_study.ripple("distilled", 0, "erm")
+    )
 
 
 def test_n_is_the_number_of_examples_behind_the_value(tmp_path):

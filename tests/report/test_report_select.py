@@ -6,7 +6,7 @@ import pytest
 
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.report.select import select
+from fairkd_jax.report.select import FIRST, LAST, ONLY, TIED, Choice, select
 
 HISTORY = [
     {"step": 10, "train/loss": 1.0},
@@ -32,19 +32,46 @@ HISTORY = [
     [("last", 40), ("val_average", 20), ("val_worst_group", 10), ("val_worst_class", 30)],
 )
 def test_rules(rule, step):
-    assert select(HISTORY, rule) == step
+    assert select(HISTORY, rule).step == step
 
 
 def test_every_rule_of_the_config_is_known():
-    assert all(isinstance(select(HISTORY, rule), int) for rule in SELECTION_RULES)
+    assert all(isinstance(select(HISTORY, rule).step, int) for rule in SELECTION_RULES)
 
 
-def test_of_equals_the_earliest():
-    assert select([{"step": s, "val/acc_avg": 0.5} for s in (3, 1, 2)], "val_average") == 1
+def _history(*lines):
+    return [
+        {"step": step, "val/worst_group_accuracy": worst, "val/acc_avg": average}
+        for step, worst, average in lines
+    ]
+
+
+def test_of_equals_the_best_average_then_the_latest():
+    tied = _history((25, 0.0, 0.6), (50, 0.0, 0.7), (75, 0.0, 0.7), (100, 0.0, math.nan))
+    assert select(tied, "val_worst_group") == Choice(75, (TIED,))
+    assert select(tied, "val_average") == Choice(75, (TIED, LAST))  # of those with an average
+
+
+@pytest.mark.parametrize(
+    ("worst", "doubts"),
+    [
+        ((0.1, 0.3, 0.2), ()),
+        ((0.1, 0.2, 0.3), (LAST,)),
+        ((0.3, 0.2, 0.1), (FIRST,)),
+        ((0.3, 0.3, 0.1), (TIED,)),
+        ((0.0, 0.0, 0.0), (TIED, LAST)),
+        ((0.3,), (ONLY,)),
+        ((math.nan, None, 0.3), (ONLY,)),
+    ],
+)
+def test_ties_and_edges_are_doubts(worst, doubts):
+    lines = _history(*((25 * (i + 1), w, 0.5) for i, w in enumerate(worst)))
+    assert select(lines, "val_worst_group").doubts == doubts
+    assert select(lines, "last").doubts == ()
 
 
 def test_another_split():
-    assert select([{"step": 5, "dev/acc_avg": 0.5}], "val_average", "dev") == 5
+    assert select([{"step": 5, "dev/acc_avg": 0.5}], "val_average", "dev").step == 5
 
 
 def test_what_cannot_be_selected():
