@@ -7,6 +7,7 @@ metrics.jsonl, net/, table/, result.json, ...    the products
 done           seconds, examples, digests of the products; written last
 """
 
+import contextlib
 import pathlib
 from typing import Any
 
@@ -103,7 +104,9 @@ def close(folder: pathlib.Path, facts: dict[str, Any]) -> None:
 
 def refresh(folder: pathlib.Path, stage: Stage) -> None:
     """Brings a finished stage's folder up to date: where files lie now; nothing that was left."""
-    files.remove(folder / CHECKPOINTS)  # of a run that was killed as it ended
+    for left in (CHECKPOINTS, CLAIMS):  # of a run that was killed as it ended
+        with contextlib.suppress(OSError):  # or that is just removing them itself
+            files.remove(folder / left)
     try:
         known = files.read_json(folder / CONFIG)
     except (files.Damaged, FileNotFoundError):
