@@ -33,5 +33,5 @@ class Logits(Distiller):
     def __call__(self, student, teachers, batch, params):
         """`T^2` times the KL divergence, mean over teachers, [B]."""
         t = self.temperature
-        losses = [t**2 * kl_divergence(x.logits / t, student.logits / t) for x in teachers]
+        losses = [t**2 * kl_divergence(x.logits, student.logits, t) for x in teachers]
         return KD(per_example=sum(losses) / len(losses), penalty=jnp.zeros(()))
