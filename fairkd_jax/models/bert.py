@@ -42,6 +42,7 @@ class Bert(Architecture):
         "minilm_l6": {"depth": 6, "width": 384, "heads": 12},
     }
     model_types: ClassVar[tuple[str, ...]] = ("bert",)
+    before_head: ClassVar[tuple[str, ...]] = ("pooler",)
 
     depth: int = 2
     width: int = 128

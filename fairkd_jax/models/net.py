@@ -37,6 +37,7 @@ class Architecture(abc.ABC):
 
     # How the family is published, for those that are: read by `pretrained.py`.
     model_types: ClassVar[tuple[str, ...]] = ()  # what config.json calls it
+    before_head: ClassVar[tuple[str, ...]] = ()  # modules that files of some tasks do not have
 
     @property
     def ignored_keys(self) -> str:
@@ -236,6 +237,7 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
     name = options.pop("name", "")
     family = registry.plugin("models", name)
     preset = options.pop("preset", None)
+    preset = None if preset is None else str(preset)  # 50 of a ResNet
     view = options.pop("view", None) or family.view
     if view not in facts:
         raise UnknownName(view, f"view for model {name!r}:", facts)
