@@ -73,6 +73,7 @@ class Architecture(abc.ABC):
 
         It maps the path of a module, whose variables then have their usual names (`kernel` is
         `weight`), or of a single variable that stands alone: {"embed/cls": "vit.cls_token"}.
+        Where a module may have several names, "|" stands between them, the usual one first.
         """
         return ()
 
@@ -255,7 +256,7 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
 
 
 def _check_family(family: type[Architecture], name: str, found: weights.Weights) -> None:
-    if found.config is not None and found.config.get("model_type") not in family.model_types:
+    if (found.config or {}).get("model_type") not in (None, *family.model_types):
         raise ValueError(
             f"model {name!r} reads weights of model_type {' or '.join(family.model_types)}, but "
             f"the config.json beside {found.name} says {found.config.get('model_type')!r}"

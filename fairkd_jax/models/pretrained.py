@@ -275,7 +275,9 @@ def _key_table(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, tupl
         module, variable = alone.rsplit("/", 1)
         usual = VARIABLES.get(variable, ())
         table[path] = (
-            (names[alone],) if alone in names else tuple(f"{names[module]}.{v}" for v in usual)
+            (names[alone],)
+            if alone in names
+            else tuple(f"{name}.{v}" for name in names[module].split("|") for v in usual)
         )
     return table
 

@@ -23,6 +23,7 @@ from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
 
+OLD = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}  # names of a class
 START, END = 0, 1  # tokens: what the decoder begins with, </s>
 FIXED = {"decoder_start_token_id": START, "pad_token_id": START, "eos_token_id": END}
 PERCEPTRONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}  # gated?, by what
@@ -105,11 +106,7 @@ class T5(Architecture):
             raise UnknownName(self.readout, "readout of t5:", READOUTS)
 
     def fit(self, facts: Mapping[str, Any]) -> "T5":
-        """Takes from the text view's facts the vocabulary's size and, for the verbalizer, the words
-        of the classes ("label_tokens"), where none were given.
-
-        Raises ValueError where the data have more words than the net has rows.
-        """
+        """Takes the view's vocabulary size and, to verbalize, words; ValueError: too many words."""
         words, labels = facts["vocab_size"], self.label_tokens
         if self.vocab_size is not None and words > self.vocab_size:
             raise ValueError(f"t5 vocab_size = {self.vocab_size}, but the data have {words} words")
@@ -130,16 +127,17 @@ class T5(Architecture):
             raise UnknownName(str(form), "feed_forward_proj in t5 config:", PERCEPTRONS)
         gated, activation = PERCEPTRONS[form]
         known = FIXED | {"is_gated_act": gated, "dense_act_fn": activation}
+        config = {"vocab_size": 32128} | dict(config)  # transformers' default
         if other := {k: config[k] for k, v in known.items() if config.get(k, v) != v}:
             raise ValueError(f"t5 config has {other}, but only {known} is there")
         keys, tied = {*keys}, config.get("tie_word_embeddings", True)
-        classes = config.get("architectures") or ()
+        classes = [OLD.get(c, c) for c in config.get("architectures") or ()]
         readouts = [name for name, r in READOUTS.items() if r.published in classes]
         return cls(
             **{ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config},
             gated=gated,
-            # Some versions of transformers always write that it is tied: the weights know.
-            tied="lm_head.weight" not in keys if keys else tied,
+            # The weights know; some versions of transformers always write that it is tied.
+            tied=not {"lm_head.weight", "shared.weight"} <= keys if keys else tied,
             scale_outputs=config.get("scale_decoder_outputs", tied),
             readout=[*readouts, "first_step"][0],
         )
@@ -169,8 +167,11 @@ class T5(Architecture):
     def published_names(self) -> tuple[dict[str, str], ...]:
         readout = READOUTS[self.readout]
         head = {ours: theirs for ours, (theirs, _) in readout.head_table.items()}
+        words = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")  # tied: written once
         return tuple(
-            {ours: prefix + theirs for ours, (theirs, _) in self._body_table().items()} | head
+            {ours: prefix + theirs for ours, (theirs, _) in self._body_table().items()}
+            | {"embed": "|".join([*(prefix + w for w in words), *["lm_head"] * self.tied])}
+            | head
             for prefix in sorted(("", "transformer."), key=lambda p: p != readout.prefix)
         )
 

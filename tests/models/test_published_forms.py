@@ -1,12 +1,14 @@
-"""Published files as others write them: each loads with the right numbers, or is refused clearly."""
+"""Published files as others write them: each loads right, or is refused clearly."""
 
 import json
 
 import numpy as np
 import pytest
 
+from fairkd_jax import registry
 from fairkd_jax.models import pretrained, weights
 from fairkd_jax.models.net import make_net
+from fairkd_jax.registry import UnknownName
 from tests.models.test_pretrained import (
     FACTS,
     TASK,
@@ -106,3 +108,49 @@ def test_json_of_another_form(name, told, tmp_path):
 def test_a_preset_may_be_a_number():
     made = [make_net({"name": "resnet", "preset": p}, 3, FACTS) for p in (50, "50")]
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("name", ["t5", "t5_tied", "t5_sequence"])
+@pytest.mark.parametrize("where", ["encoder.embed_tokens", "decoder.embed_tokens", "lm_head"])
+def test_words_that_were_written_once_under_another_name(name, where, tmp_path):
+    tensors, net = published(name, tmp_path), small(name)
+    want = pretrained.load(net, tmp_path, net.variable_shapes())
+    key = next(k for k in tensors if k.endswith("shared.weight"))
+    other = f"{where}.weight" if where == "lm_head" else key.replace("shared", where)
+    write({k.replace(key, other): v for k, v in tensors.items()}, tmp_path / "model.safetensors")
+    config = net.architecture.to_config()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    spec = {"name": "t5", "pretrained": str(tmp_path), "readout": net.architecture.readout}
+    assert make_net(spec, 3, FACTS).architecture.tied
+    assert_equal(pretrained.load(net, tmp_path, net.variable_shapes()), want)
+
+
+def test_the_old_class_of_t5_answers_by_its_words(tmp_path):
+    config = {"model_type": "t5", "architectures": ["T5WithLMHeadModel"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert pretrained.architecture_from_config(tmp_path).readout == "verbalizer"
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "resnet", "t5"])
+def test_a_config_that_is_silent_means_the_defaults_of_transformers(name):
+    import transformers
+
+    kind = {"bert": "Bert", "vit": "ViT", "resnet": "ResNet", "t5": "T5"}[name]
+    full = getattr(transformers, f"{kind}Config")().to_dict()
+    family = registry.plugin("models", name)
+    full["num_decoder_layers"] = None  # as many as the encoder has
+    assert family.from_config({}) == family.from_config(full)
+
+
+def test_a_resnet_beside_a_config_of_timm(tmp_path):
+    config = {"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {"mean": [0.5]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    net = make_net({"name": "resnet", "preset": 18}, 3, FACTS)
+    tensors = pretrained.to_published(net, random_variables(net), 2)
+    write(tensors, tmp_path / "model.safetensors")
+    again = make_net({"name": "resnet", "pretrained": str(tmp_path)}, 3, FACTS)
+    assert again == net
+    pretrained.check(again, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet26d"}))
+    with pytest.raises(UnknownName, match=r"timm config: 'resnet26d'.*resnet18"):
+        make_net({"name": "resnet", "pretrained": str(tmp_path)}, 3, FACTS)
