@@ -23,7 +23,6 @@ from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
 
-OLD = {"T5WithLMHeadModel": "T5ForConditionalGeneration"}  # names of a class
 START, END = 0, 1  # tokens: what the decoder begins with, </s>
 FIXED = {"decoder_start_token_id": START, "pad_token_id": START, "eos_token_id": END}
 PERCEPTRONS = {"relu": (False, "relu"), "gated-gelu": (True, "gelu_new")}  # gated?, by what
@@ -78,6 +77,7 @@ class T5(Architecture):
         "base_v11": _sizes(12, 768, 12, 2048, **V11),
         "large_v11": _sizes(24, 1024, 16, 2816, **V11),
     }
+    free: ClassVar[frozenset[str]] = Architecture.free | {"readout", "label_tokens"}
     model_types: ClassVar[tuple[str, ...]] = ("t5",)
 
     depth: int = 6  # blocks of the encoder
@@ -131,7 +131,8 @@ class T5(Architecture):
         if other := {k: config[k] for k, v in known.items() if config.get(k, v) != v}:
             raise ValueError(f"t5 config has {other}, but only {known} is there")
         keys, tied = {*keys}, config.get("tie_word_embeddings", True)
-        classes = [OLD.get(c, c) for c in config.get("architectures") or ()]
+        classes = " ".join(config.get("architectures") or ())
+        classes = classes.replace("WithLMHeadModel", "ForConditionalGeneration").split()
         readouts = [name for name, r in READOUTS.items() if r.published in classes]
         return cls(
             **{ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config},

@@ -65,6 +65,7 @@ class ViT(Architecture):
         "b16": {"depth": 12, "width": 768, "heads": 12},
         "l16": {"depth": 24, "width": 1024, "heads": 16},
     }
+    free: ClassVar[frozenset[str]] = Architecture.free | {"image", "pooling", "distillation"}
     model_types: ClassVar[tuple[str, ...]] = ("vit", "deit")
 
     depth: int = 12
