@@ -41,9 +41,8 @@ OPTIONS = {  # ours -> published; our defaults are those of old configs, which a
 }
 V11 = {"gated": True, "tied": False, "scale_outputs": False}
 Published = Mapping[str, tuple[str, tuple[str, ...]]]  # our path -> name of a module, its axes
-States, Source = Float[Array, "B T D"], Float[Array, "B S D"]
+States, Source, Bias = Float[Array, "B T D"], Float[Array, "B S D"], Float[Array, "1 N T S"]
 Places, Mask = Int[np.ndarray, " T"], Bool[Array, "#B 1 #T S"]
-Bias = Float[Array, "1 N T S"]
 Memory = tuple[Float[Array, "B M D"], Bool[Array, "B 1 1 M"]]  # the encoder's states, their mask
 
 
