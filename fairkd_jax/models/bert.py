@@ -42,6 +42,7 @@ class Bert(Architecture):
         "minilm_l6": {"depth": 6, "width": 384, "heads": 12},
     }
     model_types: ClassVar[tuple[str, ...]] = ("bert",)
+    before_head: ClassVar[tuple[str, ...]] = ("pooler",)
 
     depth: int = 2
     width: int = 128
@@ -88,16 +89,16 @@ class Bert(Architecture):
             if config.get(key, known) != known:
                 raise ValueError(f"bert config: {key} = {config[key]!r}; only {known!r} is there")
         return cls(
-            depth=config["num_hidden_layers"],
-            width=config["hidden_size"],
-            heads=config["num_attention_heads"],
-            mlp_width=config["intermediate_size"],
-            vocab_size=config["vocab_size"],
-            positions=config["max_position_embeddings"],
-            types=config["type_vocab_size"],
-            dropout=config["hidden_dropout_prob"],
-            attention_dropout=config["attention_probs_dropout_prob"],
-            epsilon=config["layer_norm_eps"],
+            depth=config.get("num_hidden_layers", 12),
+            width=config.get("hidden_size", 768),
+            heads=config.get("num_attention_heads", 12),
+            mlp_width=config.get("intermediate_size", 3072),
+            vocab_size=config.get("vocab_size", 30522),
+            positions=config.get("max_position_embeddings", 512),
+            types=config.get("type_vocab_size", 2),
+            dropout=config.get("hidden_dropout_prob", 0.1),
+            attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
+            epsilon=config.get("layer_norm_eps", 1e-12),
         )
 
     def to_config(self) -> dict[str, Any]:

@@ -37,6 +37,10 @@ class Architecture(abc.ABC):
 
     # How the family is published, for those that are: read by `pretrained.py`.
     model_types: ClassVar[tuple[str, ...]] = ()  # what config.json calls it
+    free: ClassVar[frozenset[str]] = frozenset(  # fields that weights of any value go with
+        {"dropout", "attention_dropout", "dtype", "remat"}
+    )
+    before_head: ClassVar[tuple[str, ...]] = ()  # modules that files of some tasks do not have
 
     @property
     def ignored_keys(self) -> str:
@@ -72,6 +76,7 @@ class Architecture(abc.ABC):
 
         It maps the path of a module, whose variables then have their usual names (`kernel` is
         `weight`), or of a single variable that stands alone: {"embed/cls": "vit.cls_token"}.
+        Where a module may have several names, "|" stands between them, the usual one first.
         """
         return ()
 
@@ -225,8 +230,8 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
 
     Or, `{"name": "bert", "pretrained": "FOLDER", "head": "fresh", option: value}`: the folder, the
     .safetensors file or the hub name of weights to start from, and whether to "take" their task
-    head. Sizes are then those of the config.json beside the weights, unless a preset is named;
-    options that are given replace them.
+    head. Sizes are then those of the config.json beside the weights; a preset or options that
+    contradict it are refused, but for those that are `free`. A preset tells them where it is not.
 
     `facts` are those of all fitted views, by view name: {"wordpiece": {"vocab_size": ...}}.
     Raises UnknownName for an unknown family, preset, option or view, ValueError for weights of
@@ -236,6 +241,7 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
     name = options.pop("name", "")
     family = registry.plugin("models", name)
     preset = options.pop("preset", None)
+    preset = None if preset is None else str(preset)  # 50 of a ResNet
     view = options.pop("view", None) or family.view
     if view not in facts:
         raise UnknownName(view, f"view for model {name!r}:", facts)
@@ -247,16 +253,39 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
     if start is not None:
         found = weights.find(start.pretrained)
         _check_family(family, name, found)
-        sizes = sizes or _published_sizes(family, name, found)
+        if preset is None or found.config is not None:
+            published = _published_sizes(family, name, found)
+            said = sizes if preset is not None else published
+            asked = registry.build("models", {"name": name, **said, **options})
+            _check_contradictions(asked, family(**published), f"{found.name}, preset = {preset!r}")
+            sizes = said
     architecture = registry.build("models", {"name": name, **sizes, **options}).fit(facts[view])
     return Net(architecture, num_classes, view, facts[view].get("identity", ""))
 
 
 def _check_family(family: type[Architecture], name: str, found: weights.Weights) -> None:
-    if found.config is not None and found.config.get("model_type") not in family.model_types:
+    if (found.config or {}).get("model_type") not in (None, *family.model_types):
         raise ValueError(
             f"model {name!r} reads weights of model_type {' or '.join(family.model_types)}, but "
             f"the config.json beside {found.name} says {found.config.get('model_type')!r}"
+        )
+
+
+def _check_contradictions(asked: Architecture, published: Architecture, where: str) -> None:
+    """That nothing is asked for beside which weights mean something else, though it fit."""
+    pairs = {
+        f.name: (getattr(asked, f.name), getattr(published, f.name))
+        for f in dataclasses.fields(asked)
+        if f.name not in asked.free
+    }
+    if other := [
+        f"{field} = {ours!r}, config.json says {theirs!r}"
+        for field, (ours, theirs) in pairs.items()
+        if ours not in (None, theirs) and theirs is not None
+    ]:
+        raise ValueError(
+            f"weights {where}: the config.json beside them is contradicted by preset or options; "
+            "leave them out to take what it says:\n  " + "\n  ".join(other)
         )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from safetensors.numpy import save_file
 
-from fairkd_jax import registry
+from fairkd_jax import hub, registry
 from fairkd_jax.data.dataset import Encoder
 from fairkd_jax.models.net import Architecture, Net, leaves, path_of
 from fairkd_jax.models.weights import HEADS, Weights, check_head, find
@@ -95,7 +95,7 @@ class _Match:
 def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | None) -> _Match:
     check_head(head)
     family = net.architecture
-    there = {k: v for k, v in weights.headers().items() if not re.fullmatch(family.ignored_keys, k)}
+    there = weights.headers()
     shapes = _shapes(net)
     tables = [_key_table(shapes, names) for names in family.published_names()]
     if not tables:
@@ -104,6 +104,13 @@ def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | N
     fresh = {p for p in table if head == "fresh" and p.startswith(HEAD)}
     left = {k for p in fresh for k in table[p]} & there.keys()
     found, faults, notes = {}, [], []
+    if weights.wrapper:
+        notes.append(f"wrapped: {weights.wrapper!r} left off every key")
+    if head == "fresh" and not fresh:
+        faults.append("head: the net has none of its own to be fresh, leave head out")
+    if fresh:
+        left |= _other_heads(table, there)
+        fresh |= _unpublished(family, table, there)
     for name in sorted(table.keys() - fresh):
         key = next((k for k in table[name] if k in there), None)
         if key is None:
@@ -120,7 +127,9 @@ def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | N
                 faults.append(f"misshapen: {key} is {theirs}, the net's is {fits}")
             else:
                 notes.append(f"adapted: {key}, {ours} in the file, to {shape}")
-    faults += [f"surplus: {k}" for k in there.keys() - set(found.values()) - left]
+    surplus = there.keys() - set(found.values()) - left
+    surplus = [k for k in surplus if not re.fullmatch(family.ignored_keys, k)]
+    faults += [f"surplus: {k}" for k in surplus]
     if fresh:
         notes.append(
             f"head fresh: {', '.join(sorted(fresh))} kept as they are; "
@@ -138,11 +147,35 @@ def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | N
     return _Match(weights, shapes, found, order, notes)
 
 
+def _other_heads(table: Mapping[str, tuple[str, ...]], there: Iterable[str]) -> set[str]:
+    """Keys of modules beside the body: heads of other tasks, whatever they are called."""
+    module = lambda key: key.split(".")[0].rstrip("0123456789")  # noqa: E731
+    body = {module(k) for p, keys in table.items() if not p.startswith(HEAD) for k in keys}
+    return {k for k in there if module(k) not in body}
+
+
+def _unpublished(
+    family: Architecture, table: Mapping[str, tuple[str, ...]], there: Mapping[str, Any]
+) -> set[str]:
+    """Variables between body and head of which the file has none: some tasks do without."""
+    names = {p for p in table if p.split("/")[1] in family.before_head}
+    return set() if there.keys() & {k for p in names for k in table[p]} else names
+
+
 def _published_labels(weights: Weights) -> list[str] | None:
     """The names of the head's rows; None where nobody gave them any."""
-    given = (weights.config or {}).get("id2label") or {}
-    names = [str(given[k]) for k in sorted(given, key=int)]
-    return None if all(re.fullmatch(r"LABEL_\d+", n) for n in names) else names
+    config = weights.config or {}
+    given, numbers = config.get("id2label") or {}, config.get("label2id") or {}
+    rows = [str(given[k]) for k in sorted(given, key=int)]
+    for names in rows, sorted(numbers, key=lambda name: int(numbers[name])):
+        if not all(re.fullmatch(r"LABEL_\d+", n) for n in names):
+            return names
+    return None
+
+
+def _normal(label: str) -> str:
+    """What is the same in spellings of one label: "Not_Entailment " and "not-entailment"."""
+    return " ".join(re.split(r"[\s_-]+", label.lower().strip()))
 
 
 def _order(
@@ -152,7 +185,7 @@ def _order(
     if published is None:
         notes.append(f"labels without names: they are taken to be, in order, {', '.join(task)}")
         return None
-    theirs, ours = ([name.lower() for name in names] for names in (published, task))
+    theirs, ours = ([_normal(name) for name in names] for names in (published, task))
     if theirs == ours:
         return None
     if sorted(theirs) != sorted(ours):
@@ -225,7 +258,7 @@ def architecture_from_config(path: str | Path, keys: Iterable[str] = ()) -> Arch
     Raises UnknownName for a model type that no family has, ValueError for an unknown variant.
     """
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
-    config = json.loads(file.read_text())
+    config = hub.read_json(file)
     families = [registry.plugin("models", n) for n in registry.available("models")]
     types = {name: f for f in families for name in f.model_types}
     model_type = str(config.get("model_type"))
@@ -242,7 +275,9 @@ def _key_table(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, tupl
         module, variable = alone.rsplit("/", 1)
         usual = VARIABLES.get(variable, ())
         table[path] = (
-            (names[alone],) if alone in names else tuple(f"{names[module]}.{v}" for v in usual)
+            (names[alone],)
+            if alone in names
+            else tuple(f"{name}.{v}" for name in names[module].split("|") for v in usual)
         )
     return table
 

@@ -71,6 +71,8 @@ class ResNet(Architecture):
     stem: str = "pooled"  # pooled: 7x7/2, then max-pooling 3x3/2 | plain: 3x3
     shortcut: str = "projection"  # projection: 1x1 convolution | padding: no parameters
     norm: str = "batch"  # batch | group: without running statistics
+    first_stride: int = 1  # of the first stage: 1 | 2
+    early_stride: bool = False  # of a bottleneck: in its first convolution, "v1" of the paper
     channels: int | None = None  # of the image
     dtype: str = "float32"  # of products: float32 | bfloat16
     remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
@@ -82,6 +84,7 @@ class ResNet(Architecture):
             ("stem", self.stem, STEMS),
             ("shortcut", self.shortcut, SHORTCUTS),
             ("norm", self.norm, NORMS),
+            ("first_stride", self.first_stride, (1, 2)),
         ):
             if value not in choices:
                 raise UnknownName(value, f"{name} of resnet:", choices)
@@ -114,19 +117,23 @@ class ResNet(Architecture):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "ResNet":
-        for key, known in (
-            ("hidden_act", "relu"),
-            ("downsample_in_first_stage", False),
-            ("downsample_in_bottleneck", False),
-        ):
-            if config.get(key, known) != known:
-                raise ValueError(f"resnet config: {key} = {config[key]!r}; only {known!r} is there")
+        if "model_type" not in config and "architecture" in config:  # timm's
+            name = str(config["architecture"]).removeprefix("resnet")
+            if name not in cls.presets:
+                choices = [f"resnet{preset}" for preset in cls.presets if preset.isdigit()]
+                raise UnknownName(config["architecture"], "architecture in timm config:", choices)
+            return cls(**cls.presets[name], channels=config.get("in_chans", 3))
+        if config.get("hidden_act", "relu") != "relu":
+            act = config["hidden_act"]
+            raise ValueError(f"resnet config: hidden_act = {act!r}; only 'relu' is there")
         return cls(
-            depths=tuple(config["depths"]),
-            widths=tuple(config["hidden_sizes"]),
-            block=config["layer_type"],
-            stem_width=config["embedding_size"],
-            channels=config["num_channels"],
+            depths=tuple(config.get("depths", (3, 4, 6, 3))),
+            widths=tuple(config.get("hidden_sizes", (256, 512, 1024, 2048))),
+            block=config.get("layer_type", "bottleneck"),
+            stem_width=config.get("embedding_size", 64),
+            channels=config.get("num_channels", 3),
+            first_stride=2 if config.get("downsample_in_first_stage") else 1,
+            early_stride=bool(config.get("downsample_in_bottleneck")),
         )
 
     def to_config(self) -> dict[str, Any]:
@@ -143,8 +150,8 @@ class ResNet(Architecture):
             "architectures": ["ResNetForImageClassification"],
             "model_type": "resnet",
             "hidden_act": "relu",
-            "downsample_in_first_stage": False,
-            "downsample_in_bottleneck": False,
+            "downsample_in_first_stage": self.first_stride == 2,
+            "downsample_in_bottleneck": self.early_stride,
             "depths": list(self.depths),
             "hidden_sizes": list(self.widths),
             "layer_type": self.block,
@@ -197,7 +204,9 @@ class ResNet(Architecture):
         stream, names = "stem", {"stem/conv": ("", "", "", "stem"), "stem/norm": ("stem",)}
         for s, depth in enumerate(self.depths):
             inputs, width = (self.stem_width, *self.widths)[s : s + 2]
-            same = width == inputs and (s == 0 or self.shortcut == "padding")
+            same = width == inputs and (
+                (s == 0 and self.first_stride == 1) or self.shortcut == "padding"
+            )
             last = stream if same else f"stage{s + 1}"
             for b in range(depth):
                 block = f"stage{s + 1}/block{b + 1}"
@@ -234,6 +243,8 @@ class Block(nnx.Module):
         if arch.shortcut == "projection" and (stride > 1 or self.growth):
             self.projection = ConvNorm(arch, inputs, outputs, 1, stride, rngs)
         for j, (size, divisor, strided) in enumerate(BLOCKS[arch.block], start=1):
+            if arch.block == "bottleneck" and arch.early_stride:
+                strided = j == 1
             width, step = outputs // divisor, stride if strided else 1
             setattr(self, f"conv{j}", ConvNorm(arch, inputs, width, size, step, rngs))
             inputs = width
@@ -259,7 +270,7 @@ class Stage(nnx.Module):
 
     def __init__(self, arch: ResNet, index: int, rngs: nnx.Rngs):
         inputs, width = (arch.stem_width, *arch.widths)[index : index + 2]
-        stride = 1 if index == 0 else 2
+        stride = arch.first_stride if index == 0 else 2
         self.depth, self.remat = arch.depths[index], arch.remat
         for i in range(1, self.depth + 1):
             setattr(self, f"block{i}", Block(arch, inputs, width, stride, rngs))

@@ -41,9 +41,8 @@ OPTIONS = {  # ours -> published; our defaults are those of old configs, which a
 }
 V11 = {"gated": True, "tied": False, "scale_outputs": False}
 Published = Mapping[str, tuple[str, tuple[str, ...]]]  # our path -> name of a module, its axes
-States, Source = Float[Array, "B T D"], Float[Array, "B S D"]
+States, Source, Bias = Float[Array, "B T D"], Float[Array, "B S D"], Float[Array, "1 N T S"]
 Places, Mask = Int[np.ndarray, " T"], Bool[Array, "#B 1 #T S"]
-Bias = Float[Array, "1 N T S"]
 Memory = tuple[Float[Array, "B M D"], Bool[Array, "B 1 1 M"]]  # the encoder's states, their mask
 
 
@@ -77,6 +76,7 @@ class T5(Architecture):
         "base_v11": _sizes(12, 768, 12, 2048, **V11),
         "large_v11": _sizes(24, 1024, 16, 2816, **V11),
     }
+    free: ClassVar[frozenset[str]] = Architecture.free | {"readout", "label_tokens"}
     model_types: ClassVar[tuple[str, ...]] = ("t5",)
 
     depth: int = 6  # blocks of the encoder
@@ -105,11 +105,7 @@ class T5(Architecture):
             raise UnknownName(self.readout, "readout of t5:", READOUTS)
 
     def fit(self, facts: Mapping[str, Any]) -> "T5":
-        """Takes from the text view's facts the vocabulary's size and, for the verbalizer, the words
-        of the classes ("label_tokens"), where none were given.
-
-        Raises ValueError where the data have more words than the net has rows.
-        """
+        """Takes the view's vocabulary size and, to verbalize, words; ValueError: too many words."""
         words, labels = facts["vocab_size"], self.label_tokens
         if self.vocab_size is not None and words > self.vocab_size:
             raise ValueError(f"t5 vocab_size = {self.vocab_size}, but the data have {words} words")
@@ -130,16 +126,18 @@ class T5(Architecture):
             raise UnknownName(str(form), "feed_forward_proj in t5 config:", PERCEPTRONS)
         gated, activation = PERCEPTRONS[form]
         known = FIXED | {"is_gated_act": gated, "dense_act_fn": activation}
+        config = {"vocab_size": 32128} | dict(config)  # transformers' default
         if other := {k: config[k] for k, v in known.items() if config.get(k, v) != v}:
             raise ValueError(f"t5 config has {other}, but only {known} is there")
         keys, tied = {*keys}, config.get("tie_word_embeddings", True)
-        classes = config.get("architectures") or ()
+        classes = " ".join(config.get("architectures") or ())
+        classes = classes.replace("WithLMHeadModel", "ForConditionalGeneration").split()
         readouts = [name for name, r in READOUTS.items() if r.published in classes]
         return cls(
             **{ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config},
             gated=gated,
-            # Some versions of transformers always write that it is tied: the weights know.
-            tied="lm_head.weight" not in keys if keys else tied,
+            # The weights know; some versions of transformers always write that it is tied.
+            tied=not {"lm_head.weight", "shared.weight"} <= keys if keys else tied,
             scale_outputs=config.get("scale_decoder_outputs", tied),
             readout=[*readouts, "first_step"][0],
         )
@@ -169,8 +167,11 @@ class T5(Architecture):
     def published_names(self) -> tuple[dict[str, str], ...]:
         readout = READOUTS[self.readout]
         head = {ours: theirs for ours, (theirs, _) in readout.head_table.items()}
+        words = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")  # tied: written once
         return tuple(
-            {ours: prefix + theirs for ours, (theirs, _) in self._body_table().items()} | head
+            {ours: prefix + theirs for ours, (theirs, _) in self._body_table().items()}
+            | {"embed": "|".join([*(prefix + w for w in words), *["lm_head"] * self.tied])}
+            | head
             for prefix in sorted(("", "transformer."), key=lambda p: p != readout.prefix)
         )
 

@@ -65,6 +65,7 @@ class ViT(Architecture):
         "b16": {"depth": 12, "width": 768, "heads": 12},
         "l16": {"depth": 24, "width": 1024, "heads": 16},
     }
+    free: ClassVar[frozenset[str]] = Architecture.free | {"image", "pooling", "distillation"}
     model_types: ClassVar[tuple[str, ...]] = ("vit", "deit")
 
     depth: int = 12
@@ -133,9 +134,10 @@ class ViT(Architecture):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "ViT":
+        keys = {*keys}
         image, patch = (
             (n, n) if isinstance(n, int) else tuple(n)
-            for n in (config["image_size"], config["patch_size"])
+            for n in (config.get("image_size", 224), config.get("patch_size", 16))
         )
         for key, value, known in (
             ("hidden_act", config.get("hidden_act", "gelu"), "gelu"),
@@ -144,23 +146,24 @@ class ViT(Architecture):
             if value != known:
                 raise ValueError(f"vit config: {key} = {value!r}; only {known!r} is there")
         form = "none"
-        if config.get("model_type") == "deit":
-            names = {*keys} or {*(config.get("architectures") or ())}
+        distills = any(k.endswith("embeddings.distillation_token") for k in keys)
+        if config.get("model_type", "deit" if distills else "vit") == "deit":
+            names = keys or {*(config.get("architectures") or ())}
             two = {"distillation_classifier.weight", FORMS["head"][1]}
             form = "head" if names & two else "token"
         return cls(
-            depth=config["num_hidden_layers"],
-            width=config["hidden_size"],
-            heads=config["num_attention_heads"],
-            mlp_width=config["intermediate_size"],
+            depth=config.get("num_hidden_layers", 12),
+            width=config.get("hidden_size", 768),
+            heads=config.get("num_attention_heads", 12),
+            mlp_width=config.get("intermediate_size", 3072),
             patch=patch[0],
             image=image,
-            channels=config["num_channels"],
+            channels=config.get("num_channels", 3),
             distillation=form,
             qkv_bias=config.get("qkv_bias", True),
-            dropout=config["hidden_dropout_prob"],
-            attention_dropout=config["attention_probs_dropout_prob"],
-            epsilon=config["layer_norm_eps"],
+            dropout=config.get("hidden_dropout_prob", 0.0),
+            attention_dropout=config.get("attention_probs_dropout_prob", 0.0),
+            epsilon=config.get("layer_norm_eps", 1e-12),
         )
 
     def to_config(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ pickled, and to load a pickle is to run whatever code it holds.
 """
 
 import dataclasses
-import json
+import functools
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fairkd_jax.registry import UnknownName
 
 HEADS = ("take", "fresh")
 INDEX = "model.safetensors.index.json"  # of weights in several files
+WRAPPER = r"((module|_orig_mod|model)\.)*"  # of DataParallel, torch.compile, trainers
 PICKLED = (".bin", ".pt", ".pth", ".th", ".ckpt", ".pkl")
 
 
@@ -72,10 +74,21 @@ class Weights:
         return {f.name: f for f in (*self.files, beside) if f.is_file()}
 
     def headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """{key: (type of number, "F32", shape)}; no numbers are read.
+        """{key: (type of number, "F32", shape)}, without `wrapper`; no numbers are read.
 
         Raises ValueError for a broken file.
         """
+        cut = len(self.wrapper)
+        return {key[cut:]: about for key, about in self._headers.items()}
+
+    @functools.cached_property
+    def wrapper(self) -> str:
+        """What modules around the net put before every key: "module.", "_orig_mod.model." """
+        starts = [re.match(WRAPPER, key).group() for key in self._headers]
+        return starts[0] if len({*starts}) == 1 else ""
+
+    @functools.cached_property
+    def _headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         found = {}
         for file in self.files:
             with _opened(file) as tensors:
@@ -85,11 +98,11 @@ class Weights:
 
     def read(self, keys: Collection[str]) -> dict[str, np.ndarray]:
         """The tensors of some keys, as float32."""
-        found = {}
+        found, theirs = {}, {self.wrapper + key: key for key in keys}
         for file in self.files:
             with _opened(file) as tensors:
-                here = [k for k in tensors.keys() if k in keys]  # noqa: SIM118
-                found |= {k: tensors.get_tensor(k).astype(np.float32) for k in here}
+                here = [k for k in tensors.keys() if k in theirs]  # noqa: SIM118
+                found |= {theirs[k]: tensors.get_tensor(k).astype(np.float32) for k in here}
         return found
 
 
@@ -97,7 +110,8 @@ def _opened(file: Path) -> Any:
     try:
         return safe_open(file, framework="np")
     except SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file: {error}") from error
+        told = hub.instead(file) or f": {error}"
+        raise ValueError(f"{file} is no safetensors file{told}") from error
 
 
 def find(name: str | Path) -> Weights:
@@ -114,7 +128,7 @@ def find(name: str | Path) -> Weights:
     else:
         raise ValueError(f"{path} is no .safetensors file{_refusal([path.name])}")
     beside = files[0].parent / "config.json"
-    config = json.loads(beside.read_text()) if beside.is_file() else None
+    config = hub.read_json(beside) if beside.is_file() else None
     return Weights(str(name), files, config)
 
 
@@ -122,7 +136,10 @@ def _files(folder: Path) -> tuple[Path, ...]:
     index, found = folder / INDEX, sorted(folder.glob("*.safetensors"))
     shards = []
     if index.is_file():
-        shards = sorted({folder / n for n in json.loads(index.read_text())["weight_map"].values()})
+        parts = hub.read_json(index).get("weight_map")
+        if not isinstance(parts, dict):
+            raise ValueError(f"{index} has no 'weight_map' that names files: fetch it again")
+        shards = sorted({folder / n for n in parts.values()})
         if lost := [s.name for s in shards if not s.is_file()]:
             raise FileNotFoundError(f"{index} names files that are not there: {', '.join(lost)}")
     choices = [(f,) for f in found if f not in shards] + ([tuple(shards)] if shards else [])

@@ -28,6 +28,8 @@ NETS = {
     "bert": BERT,
     "resnet_basic": RESNET,
     "resnet_bottleneck": RESNET | {"block": "bottleneck"},
+    "resnet_early_stride": RESNET | {"block": "bottleneck", "early_stride": True},
+    "resnet_first_stride": RESNET | {"first_stride": 2},
     "vit": VIT,
     "vit_without_bias": VIT | {"qkv_bias": False},
     "deit": VIT | {"distillation": "token"},

@@ -334,7 +334,13 @@ def test_a_net_takes_its_sizes_from_beside_its_weights(tmp_path):
     assert (sizes.dtype, sizes.remat) == ("float32", False)
     changed = make(head="fresh", dropout=0.0, dtype="bfloat16").architecture
     assert (changed.dropout, changed.dtype, changed.width) == (0.0, "bfloat16", 8)
-    assert make(preset="tiny").architecture.width == 128
+    with pytest.raises(ValueError) as error:
+        make(preset="tiny", heads=4, epsilon=1e-6, dropout=0.0)
+    for told in ("width = 128", "heads = 4, config.json says 2", "epsilon = 1e-06", "positions"):
+        assert told in str(error.value)
+    assert "preset = 'tiny'" in str(error.value) and "dropout" not in str(error.value)
+    with pytest.raises(ValueError, match=r"heads = 4, config\.json says 2"):
+        make(heads=4)
     with pytest.raises(UnknownName, match=r"'dropuot'.*'dropout'"):
         make(dropuot=0.0)
     for preset in (None, "tiny"):
