@@ -59,17 +59,22 @@ def kl_divergence(
     (e^c - 1 - c)), whose terms are all positive.
     """
     dtype = jnp.promote_types(student_logits.dtype, jnp.float32)
-    teacher, student = jax.lax.stop_gradient(teacher_logits).astype(dtype), student_logits
+    teacher = jax.lax.stop_gradient(teacher_logits).astype(dtype)
+    student = student_logits.astype(dtype)
     best = jnp.argmax(teacher, axis=1, keepdims=True)
-    above = teacher - jnp.take_along_axis(teacher, best, axis=1)  # before T makes it large
-    log_p = jax.nn.log_softmax(above / temperature)
-    p = jnp.exp(log_p)
-    gap = student.astype(dtype) - teacher
-    gap = (gap - jnp.take_along_axis(gap, best, axis=1)) / temperature
-    c = gap - jnp.sum(p * gap, axis=1, keepdims=True)
-    far = jnp.max(log_p + c, axis=1) > FAR  # e^c overflows soon, and nothing cancels
-    excess = _excess(p, log_p, jnp.where(far[:, None], 0.0, c))
-    return jnp.where(far, jax.nn.logsumexp(log_p + c, axis=1), jnp.log1p(excess))
+
+    def above(x: Array) -> Array:  # before T makes it large
+        return (x - jnp.take_along_axis(x, best, axis=1)) / temperature
+
+    log_p = jax.nn.log_softmax(above(teacher))
+    p, gap = jnp.exp(log_p), above(student - teacher)
+    mean = jnp.sum(p * gap, axis=1, keepdims=True)
+    c = gap - mean
+    # log p + c, as a difference of the student's logits alone
+    reach = above(student) + jnp.take_along_axis(log_p, best, axis=1) - mean
+    far = jnp.max(reach, axis=1) > FAR  # e^c overflows soon, and nothing cancels
+    excess = _excess(p, *(jnp.where(far[:, None], 0.0, x) for x in (reach, c)))
+    return jnp.where(far, jax.nn.logsumexp(reach, axis=1), jnp.log1p(excess))
 
 
 FAR = 50.0
@@ -78,13 +83,14 @@ SERIES = (1 / 40320, 1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 1 / 2)
 
 
 def _excess(
-    p: Float[Array, "B C"], log_p: Float[Array, "B C"], c: Float[Array, "B C"]
+    p: Float[Array, "B C"], reach: Float[Array, "B C"], c: Float[Array, "B C"]
 ) -> Float[Array, "B"]:
-    """`sum p (e^c - 1 - c)`, also where p alone underflows."""
+    """`sum p (e^c - 1 - c)`, with `reach` = log p + c: also where p alone underflows."""
     small = jnp.abs(c) < SMALL
-    near, other = jnp.where(small, c, 0.0), jnp.where(small, 1.0, c)
+    near = jnp.where(small, c, 0.0)
     series = p * near**2 * jnp.polyval(jnp.asarray(SERIES, c.dtype), near)
-    return jnp.sum(jnp.where(small, series, jnp.exp(log_p + other) - p * (1 + other)), axis=1)
+    other = jnp.exp(jnp.where(small, 0.0, reach)) - p * (1 + c)
+    return jnp.sum(jnp.where(small, series, other), axis=1)
 
 
 def masked_mean(values: Float[Array, "B"], mask: Float[Array, "B"]) -> Float[Array, ""]:

@@ -23,7 +23,8 @@ def exact(teacher: np.ndarray, student: np.ndarray, t: float) -> tuple[np.ndarra
         for rows in zip(np.asarray(teacher, np.float64), np.asarray(student, np.float64)):
             a, b = ([Decimal(x) / scale for x in row.tolist()] for row in rows)
             a, b = ([x - max(row) for x in row] for row in (a, b))
-            a, b = ([x - sum(y.exp() for y in row).ln() for x in row] for row in (a, b))
+            both = [(row, sum(x.exp() for x in row).ln()) for row in (a, b)]
+            a, b = ([x - total for x in row] for row, total in both)
             values.append(float(sum(x.exp() * (x - y) for x, y in zip(a, b))))
             gradients.append([float((y.exp() - x.exp()) / scale) for x, y in zip(a, b)])
     return np.array(values), np.array(gradients)

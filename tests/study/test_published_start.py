@@ -25,7 +25,7 @@ from fairkd_jax.config import (
 )
 from fairkd_jax.data import pipeline
 from fairkd_jax.models import pretrained
-from fairkd_jax.study import check, stage
+from fairkd_jax.study import check, reads, stage, stored
 from fairkd_jax.train import loop
 from fairkd_jax.types import TrainState
 
@@ -42,7 +42,7 @@ def data(**view):
 def train_stage(views, model, steps=0, debias="erm"):
     train = Train(steps=steps, batch_size=8)
     config = TrainStage(views, model, {"name": debias}, NONE, Mix(), Optim(), train, 0)
-    return Stage("train", config)
+    return reads.sealed(Stage("train", config))
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_other_labels_and_broken_weights_are_refused(exported, copied):
     path.write_text(json.dumps(config | {"id2label": {"0": "A", "1": "B", "2": "C"}}))
     refused(r"the head tells \['A', 'B', 'C'\] apart, the task \['entailment'", *start(copied))
     loop.check(train_stage(*start(copied, head="fresh")).config, {})
-    refused(r"no config\.json|misshapen: .*query\.weight", *start(copied, depth=1, width=32))
+    refused(r"width = 32, config\.json says 16", *start(copied, depth=1, width=32))
     refused("'head' says|no 'pretrained'", data(vocab_size=300), NET | {"head": "take"})
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
     views, model = start(copied)
@@ -182,12 +182,14 @@ def test_a_net_whose_inputs_changed_since_is_refused(place, trained):
         "identity": pipeline.open_data(trained.config.data).facts["wordpiece"]["identity"],
     }
     path.write_text(json.dumps({"view": "wordpiece", "identity": "other words"}))
+    stored.close(path.parent, {"seconds": 1.0, "examples": 0})
     told = (
         rf"{path.parent} was trained on view 'wordpiece' as encoded by other words.*changed since"
     )
     with pytest.raises(ValueError, match=told):
         stage.Place(place.workdir, place.mesh).net(trained)
     path.write_text(original)
+    stored.close(path.parent, {"seconds": 1.0, "examples": 0})
     stage.Place(place.workdir, place.mesh).net(trained)
 
 
