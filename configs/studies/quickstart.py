@@ -4,7 +4,7 @@
 
 Real handwriting; colour agrees with the label on 95 % of the training images and on half of the
 test images. Two methods, two places for the distillation loss (inside or outside the debiasing),
-six seeds.
+nine seeds.
 """
 
 from fairkd_jax.config import (
@@ -34,7 +34,7 @@ def get_config():
     return as_config_dict(
         Study(
             name="quickstart",
-            seeds=6,
+            seeds=9,
             experiment=Experiment(
                 data=Data(
                     set=defaults("sets", "colored_digits") | {"image_size": 8},
