@@ -164,10 +164,11 @@ def runs(study: Study) -> list[Run]:
         second = experiment.distilled_debias or experiment.debias
         method = registry.build("debias", experiment.debias)
         nets = {
-            role: sealed(method.stages(_train(experiment, how, experiment.debias)))
+            role: method.stages(_train(experiment, how, experiment.debias))
             for role, how in (("teacher", experiment.teacher), ("baseline", experiment.student))
         }
-        nets["distilled"] = sealed(_distilled(experiment, second, nets["teacher"]))
+        nets["distilled"] = _distilled(experiment, second, nets["teacher"])
+        nets = {role: sealed(net) for role, net in nets.items()}
         made: dict[str, Run] = {}
         for role, net in nets.items():
             made[role] = add(
