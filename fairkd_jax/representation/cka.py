@@ -11,12 +11,13 @@ Three ways to the same ratio HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)):
 
 Debiased means the unbiased HSIC of Song et al. (JMLR 2012, eq. 5), for which four rows are needed:
 without it CKA tends to 1 as width / rows grows, for unrelated features too. It may be negative.
-Rows with mask 0 change nothing, even if they hold NaN. Constant features give NaN. Features are
-centred before they are multiplied, so a large common offset costs no digits in float32.
+Rows with mask 0 change nothing, even if they hold NaN. CKA is NaN where it is undefined: where
+features do not vary, or HSIC(X, X) is 0, up to rounding. Features are centred before they are
+multiplied, so a large common offset costs no digits in float32, and scaled by powers of two, so
+that their scale changes nothing, be it 1e-10 or 1e10.
 """
 
 import functools
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -46,7 +47,8 @@ def linear_cka(
     traced): 4 debiased, 2 biased.
     """
     needed = 4 if debiased else 2
-    rows = len(x) if mask is None or isinstance(mask, jax.core.Tracer) else np.count_nonzero(mask)
+    known = mask is not None and not isinstance(mask, jax.core.Tracer)
+    rows = np.count_nonzero(np.asarray(mask) > 0) if known else len(x)
     if rows < needed:
         raise ValueError(f"{rows} rows: CKA with debiased={debiased} needs at least {needed}")
     return hsic([x], [y], mask, debiased=debiased).cka()[0, 0]
@@ -56,26 +58,55 @@ def linear_cka(
 class HSIC:
     """Hilbert-Schmidt independence criterion between layers of two nets, L1 and L2 of them.
 
-    `a + b` sums all fields: over batches, `cka()` of the sum is minibatch CKA with every batch
+    `a + b` is that of both: over batches, `cka()` of the sum is minibatch CKA with every batch
     weighing the same; summing `a.by_pairs()` instead, a batch weighs as its number of pairs.
     """
 
-    cross: Array  # [L1, L2]
-    first: Array  # [L1], of each layer of the first net with itself
-    second: Array  # [L2]
+    values: dict[str, Array]  # "cross" [L1, L2], "first" [L1], "second" [L2], of scaled features
+    exponent: dict[str, Array]  # "first" int [L1], "second" int [L2]: see `_scaled`
     pairs: Array  # [], n (n - 3) debiased, (n - 1)^2 biased; 0 where there are too few rows
 
+    @property
+    def cross(self) -> Float[JaxArray, "L1 L2"]:
+        """Of each layer of the first net with each of the second, in the units of the features."""
+        return self._at(jax.tree.map(jnp.zeros_like, self.exponent))["cross"]
+
+    @property
+    def first(self) -> Float[JaxArray, "L1"]:
+        """Of each layer of the first net with itself, likewise; infinite where too large."""
+        return self._at(jax.tree.map(jnp.zeros_like, self.exponent))["first"]
+
+    @property
+    def second(self) -> Float[JaxArray, "L2"]:
+        """Of each layer of the second net with itself, likewise."""
+        return self._at(jax.tree.map(jnp.zeros_like, self.exponent))["second"]
+
     def __add__(self, other: "HSIC") -> "HSIC":
-        return jax.tree.map(operator.add, self, other)
+        exponent = jax.tree.map(jnp.maximum, self.exponent, other.exponent)
+        values = jax.tree.map(jnp.add, self._at(exponent), other._at(exponent))
+        return HSIC(values, exponent, self.pairs + other.pairs)
+
+    def _at(self, exponent: dict[str, Array]) -> dict[str, Array]:
+        """The values of features scaled by other exponents."""
+        by = {k: self.exponent[k] - exponent[k] for k in exponent}
+        power = {
+            "cross": 2 * (by["first"][:, None] + by["second"][None, :]),
+            "first": 4 * by["first"],
+            "second": 4 * by["second"],
+        }
+        return jax.tree.map(jnp.ldexp, self.values, power)
 
     def by_pairs(self) -> "HSIC":
         """Weighed by the number of pairs: for batches of unequal size, less variance."""
-        weighed = jax.tree.map(lambda x: x * self.pairs, self)
-        return weighed.replace(pairs=self.pairs)
+        return self.replace(values=jax.tree.map(lambda x: x * self.pairs, self.values))
 
     def cka(self) -> Float[JaxArray, "L1 L2"]:
-        """CKA of every pair of layers."""
-        return self.cross / (jnp.sqrt(self.first)[:, None] * jnp.sqrt(self.second)[None, :])
+        """CKA of every pair of layers; NaN where it is undefined."""
+        first, second = (
+            jnp.sqrt(jnp.where(self.values[k] > 0, self.values[k], jnp.nan))
+            for k in ("first", "second")
+        )
+        return self.values["cross"] / first[:, None] / second[None, :]
 
 
 @functools.partial(jax.jit, static_argnames="debiased")
@@ -89,49 +120,60 @@ def hsic(
     """HSIC with a linear kernel between every layer of one net and every layer of another.
 
     The features of all layers are of the same n rows. Too few rows give 0 and no pairs: a short
-    batch adds nothing to a sum.
+    batch adds nothing to a sum. Neither do features that do not vary.
     """
     mask = _as_mask(mask, first[0])
     n = jnp.sum(mask)
     pairs = jnp.where(n > 3, n * (n - 3), 0) if debiased else jnp.square(jnp.maximum(n - 1, 0))
-    x = jnp.stack([_gram(features, mask, debiased) for features in first])
-    y = jnp.stack([_gram(features, mask, debiased) for features in second])
-    scale = jnp.where(pairs > 0, 1 / jnp.maximum(pairs, 1), 0)
-    return HSIC(
-        cross=scale * _einsum("anm,bnm->ab", x, y),
-        first=scale * _einsum("anm,anm->a", x, x),
-        second=scale * _einsum("bnm,bnm->b", y, y),
-        pairs=pairs,
+    (x, x_exponent), (y, y_exponent) = (
+        map(jnp.stack, zip(*(_gram(features, mask, debiased) for features in net)))
+        for net in (first, second)
     )
+    x, y = (jnp.where(pairs > 0, gram, 0) for gram in (x, y))
+    scale = 1 / jnp.maximum(pairs, 1)
+    values = {
+        "cross": scale * _einsum("anm,bnm->ab", x, y),
+        "first": scale * _einsum("anm,anm->a", x, x),
+        "second": scale * _einsum("bnm,bnm->b", y, y),
+    }
+    return HSIC(values, {"first": x_exponent, "second": y_exponent}, pairs)
 
 
-def _gram(x: Array, mask: Array, debiased: bool) -> Array:
-    """Centred Gram matrix [n, n] of the rows with mask 1, 0 elsewhere.
+def _gram(x: Array, mask: Array, debiased: bool) -> tuple[Array, Array]:
+    """(centred Gram matrix [n, n] of the rows with mask 1, 0 elsewhere; exponent of its features).
 
     Debiased: U-centred (Székely and Rizzo, arXiv 1310.2926), whose inner product is n (n - 3) times
-    the unbiased HSIC and, unlike Song's sum, neither cancels nor makes a negative norm.
+    the unbiased HSIC and, unlike Song's sum, neither cancels nor makes a negative norm. What is no
+    more than rounding is 0.
     """
-    x = _shift(x, mask, _location(x, mask))
+    n, location = jnp.sum(mask), _location_of(x, mask)
+    x, exponent = _scaled(_shift(x, mask, location))
+    x = jnp.where(_varies(jnp.sum(x**2, axis=0), n, location, exponent), x, 0)
     gram = _einsum("nd,md->nm", x, x)
     if not debiased:
-        return gram
-    n = jnp.sum(mask)
+        return gram, exponent
     off_diagonal = mask[:, None] * mask[None, :] * (1 - jnp.eye(len(mask), dtype=mask.dtype))
+    lengths = jnp.diag(gram)
+    rounding = NOISE * jnp.finfo(gram.dtype).eps
+    noise = rounding**2 * jnp.sum(lengths[:, None] * lengths[None, :] * off_diagonal)
     gram = gram * off_diagonal
     column = jnp.sum(gram, axis=0) / jnp.maximum(n - 2, 1)
     total = jnp.sum(column) / jnp.maximum(n - 1, 1)
-    return (gram - column[:, None] - column[None, :] + total) * off_diagonal
+    gram = (gram - column[:, None] - column[None, :] + total) * off_diagonal
+    return jnp.where(jnp.sum(gram**2) <= noise, 0, gram), exponent
 
 
 @struct.dataclass
 class Moments:
     """Sums over rows from which linear CKA of one pair of layers follows exactly.
 
-    Features are shifted and scaled by a reference taken from the first batch, so that the sums lose
-    no digits. `a + b` is that of both sets of rows, for accumulators of one `start`.
+    They are those of features about their mean so far (Chan, Golub and LeVeque 1983), divided by a
+    power of two, so that they lose no digits whatever batch comes first. `a + b` is that of both
+    sets of rows.
     """
 
-    reference: dict[str, Array]  # "x" [D1], "y" [D2], "x_scale" [], "y_scale" []: not summed
+    location: dict[str, Array]  # "x" [D1], "y" [D2]
+    exponent: dict[str, Array]  # "x", "y" []
     sums: dict[str, Array]
 
     @classmethod
@@ -141,10 +183,9 @@ class Moments:
         y: Float[Array, "n D2"],
         mask: Shaped[Array, "n"] | None = None,
     ) -> "Moments":
-        """An empty accumulator with the reference of a batch; `update` it with that batch next."""
-        return cls(*_start(x, y, mask))
+        """Of no rows, in the shapes of a batch; `update` it with that batch next."""
+        return _moments(x, y, jnp.zeros(len(x)))
 
-    @jax.jit
     def update(
         self,
         x: Float[Array, "n D1"],
@@ -152,31 +193,69 @@ class Moments:
         mask: Shaped[Array, "n"] | None = None,
     ) -> "Moments":
         """With the rows of a batch added."""
-        mask, at = _as_mask(mask, x), self.reference
-        x = _shift(x, mask, at["x"]) / at["x_scale"]
-        y = _shift(y, mask, at["y"]) / at["y_scale"]
-        added = jax.tree.map(operator.add, self.sums, _row_sums(x, y, mask))
-        return self.replace(sums=added)
+        return self + _moments(x, y, mask)
 
+    @jax.jit
     def __add__(self, other: "Moments") -> "Moments":
-        return self.replace(sums=jax.tree.map(operator.add, self.sums, other.sums))
+        share = other.sums["n"] / jnp.maximum(self.sums["n"] + other.sums["n"], 1)
+        location = jax.tree.map(lambda a, b: a + (b - a) * share, self.location, other.location)
+        exponent = jax.tree.map(jnp.maximum, self.exponent, other.exponent)
+        sums = jax.tree.map(jnp.add, self._at(location, exponent), other._at(location, exponent))
+        return Moments(location, exponent, sums)
 
+    def _at(self, location: dict[str, Array], exponent: dict[str, Array]) -> dict[str, Array]:
+        """The sums about another location, with other, larger exponents."""
+        by = {k: self.exponent[k] - exponent[k] for k in exponent}
+        sums = {
+            name: jnp.ldexp(value, sum(name.count(k) * by[k] for k in by))
+            for name, value in self.sums.items()
+        }
+        moved = {k: (self.location[k] - location[k]) * _power(-exponent[k], sums["n"]) for k in by}
+        # an empty set has no location to move from
+        return _moved(sums, {k: jnp.where(sums["n"] > 0, v, 0) for k, v in moved.items()})
+
+    @functools.partial(jax.jit, static_argnames="debiased")
     def cka(self, *, debiased: bool = True) -> Float[JaxArray, ""]:
-        """Linear CKA of all rows; NaN for fewer rows than the estimator is defined for."""
-        return _ratio_of_moments(self.sums, debiased=debiased)
+        """Linear CKA of all rows; NaN where it is undefined, also for too few rows.
+
+        Feature form of both estimators. Biased: ||X'Y||^2. Unbiased, times n (n - 3): ||X'Y||^2 -
+        n / (n - 2) sum_i |x_i|^2 |y_i|^2 + ||X||^2 ||Y||^2 / ((n - 1) (n - 2)), which is Song's
+        estimator on centred features.
+        """
+        n = self.sums["n"]
+        s = _moved(self.sums, {k: -self.sums[k] / jnp.maximum(n, 1) for k in ("x", "y")})
+
+        def hsic_and_rounding(a: str, b: str) -> tuple[JaxArray, JaxArray]:
+            product = jnp.sum(s[f"{a}_{b}"] ** 2)
+            if not debiased:
+                return product, jnp.zeros_like(n)
+            lengths = n / (n - 2) * s[f"{a}{a}_{b}{b}"]
+            size = jnp.trace(s[f"{a}_{a}"]) * jnp.trace(s[f"{b}_{b}"]) / ((n - 1) * (n - 2))
+            rounding = NOISE * jnp.finfo(n.dtype).eps * (product + lengths + size)
+            return product - lengths + size, rounding
+
+        def norm(k: str) -> JaxArray:
+            square, rounding = hsic_and_rounding(k, k)
+            deviations = jnp.diag(s[f"{k}_{k}"])
+            defined = _varies(deviations, n, self.location[k], self.exponent[k])
+            return jnp.sqrt(jnp.where(defined & (square > rounding), square, jnp.nan))
+
+        ratio = hsic_and_rounding("x", "y")[0] / norm("x") / norm("y")
+        return jnp.where(n >= (4 if debiased else 2), ratio, jnp.nan)
 
 
 @jax.jit
-def _start(x: Array, y: Array, mask: Array | None) -> tuple[dict, dict]:
-    """(reference, sums of no rows)."""
+def _moments(x: Array, y: Array, mask: Array | None) -> Moments:
+    """Those of one batch, about its own mean."""
     mask = _as_mask(mask, x)
-    x_at, y_at = _location(x, mask), _location(y, mask)
-    x, y = _shift(x, mask, x_at), _shift(y, mask, y_at)
-    reference = {"x": x_at, "y": y_at, "x_scale": _size(x), "y_scale": _size(y)}
-    return reference, jax.tree.map(jnp.zeros_like, _row_sums(x, y, mask))
+    location = {"x": _location_of(x, mask), "y": _location_of(y, mask)}
+    x, x_exponent = _scaled(_shift(x, mask, location["x"]))
+    y, y_exponent = _scaled(_shift(y, mask, location["y"]))
+    return Moments(location, {"x": x_exponent, "y": y_exponent}, _row_sums(x, y, mask))
 
 
 def _row_sums(x: Array, y: Array, mask: Array) -> dict[str, Array]:
+    """By name: "x_yy" is the sum over rows of x |y|^2."""
     xx, yy = jnp.sum(x**2, axis=1), jnp.sum(y**2, axis=1)  # squared length of each row
     return {
         "n": jnp.sum(mask),
@@ -195,56 +274,73 @@ def _row_sums(x: Array, y: Array, mask: Array) -> dict[str, Array]:
     }
 
 
-@functools.partial(jax.jit, static_argnames="debiased")
-def _ratio_of_moments(s: dict[str, JaxArray], *, debiased: bool) -> JaxArray:
-    """Feature form of both estimators, on features centred through their moments.
-
-    Biased: ||X'Y||^2. Unbiased, times n (n - 3): ||X'Y||^2 - n / (n - 2) sum_i |x_i|^2 |y_i|^2 +
-    ||X||^2 ||Y||^2 / ((n - 1) (n - 2)), which is Song's estimator on centred features.
-    """
-    n = s["n"]
-    mean = {"x": s["x"] / n, "y": s["y"] / n}
-
-    def term(a: str, b: str) -> JaxArray:
-        mean_a, mean_b = mean[a], mean[b]
-        aa, bb, ab = f"{a}{a}", f"{b}{b}", f"{a}_{b}"
-        product = jnp.sum((s[ab] - n * jnp.outer(mean_a, mean_b)) ** 2)
-        if not debiased:
-            return product
-        # sum_i |a_i - mean|^2 |b_i - mean|^2, with |a_i - mean|^2 = aa_i - 2 a_i.mean + mean.mean
-        square_a, square_b = _dot(mean_a, mean_a), _dot(mean_b, mean_b)
-        sum_aa, sum_bb = jnp.trace(s[f"{a}_{a}"]), jnp.trace(s[f"{b}_{b}"])
-        lengths = (
-            s[f"{aa}_{bb}"]
-            - 2 * (_dot(s[f"{a}_{bb}"], mean_a) + _dot(s[f"{b}_{aa}"], mean_b))
-            + 4 * _dot(_dot(mean_a, s[ab]), mean_b)
-            + square_a * (sum_bb - 2 * n * square_b)
-            + square_b * (sum_aa - 2 * n * square_a)
-            + n * square_a * square_b
+def _moved(s: dict[str, Array], by: dict[str, Array]) -> dict[str, Array]:
+    """The sums after each row moved by `by`: |x + d|^2 = |x|^2 + 2 d.x + d.d, multiplied out."""
+    n, square = s["n"], {k: _dot(d, d) for k, d in by.items()}
+    trace = {k: jnp.trace(s[f"{k}_{k}"]) for k in by}
+    along = {k: _dot(d, s[k]) for k, d in by.items()}
+    length = {k: trace[k] + 2 * along[k] + n * square[k] for k in by}  # sum of |x + d|^2
+    moved = {"n": n} | {k: s[k] + n * d for k, d in by.items()}
+    for a, b in (("x", "x"), ("x", "y"), ("y", "y")):
+        outer = jnp.outer(s[a], by[b]) + jnp.outer(by[a], s[b]) + n * jnp.outer(by[a], by[b])
+        moved[f"{a}_{b}"] = s[f"{a}_{b}"] + outer
+        moved[f"{a}{a}_{b}{b}"] = (
+            s[f"{a}{a}_{b}{b}"]
+            + 2 * (_dot(by[a], s[f"{a}_{b}{b}"]) + _dot(by[b], s[f"{b}_{a}{a}"]))
+            + 4 * _dot(_dot(by[a], s[f"{a}_{b}"]), by[b])
+            + square[a] * (trace[b] + 2 * along[b])
+            + square[b] * length[a]
         )
-        size = (sum_aa - n * square_a) * (sum_bb - n * square_b)
-        return product - n / (n - 2) * lengths + size / ((n - 1) * (n - 2))
-
-    ratio = term("x", "y") / (jnp.sqrt(term("x", "x")) * jnp.sqrt(term("y", "y")))
-    return jnp.where(n >= (4 if debiased else 2), ratio, jnp.nan)
+    for a, b, cross in (
+        ("x", "x", s["x_x"]),
+        ("x", "y", s["x_y"]),
+        ("y", "x", s["x_y"].T),
+        ("y", "y", s["y_y"]),
+    ):
+        moved[f"{a}_{b}{b}"] = (
+            s[f"{a}_{b}{b}"] + 2 * _dot(cross, by[b]) + square[b] * s[a] + by[a] * length[b]
+        )
+    return moved
 
 
 def _as_mask(mask: Array | None, x: Array) -> Array:
+    """1 for rows that count, 0 for others, float32 at least."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.ones(len(x), dtype) if mask is None else jnp.asarray(mask > 0, dtype)
 
 
-def _location(x: Array, mask: Array) -> Array:
-    """Mean of the rows with mask 1; of constant columns exactly their value."""
-    row = x[jnp.argmax(mask)].astype(mask.dtype)
+def _location_of(x: Array, mask: Array) -> Array:
+    """Mean of the rows with mask 1, 0 without any; of constant columns exactly their value."""
+    row = jnp.where(jnp.any(mask > 0), x[jnp.argmax(mask)].astype(mask.dtype), 0)
     return row + jnp.sum(_shift(x, mask, row), axis=0) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def _shift(x: Array, mask: Array, location: Array) -> Array:
+    """Rows with mask 1 less a location, 0 elsewhere."""
     return jnp.where(mask[:, None] > 0, x.astype(mask.dtype) - location, 0)
 
 
-def _size(x: Array) -> Array:
-    """Largest magnitude, 1 where all are 0."""
-    largest = jnp.max(jnp.abs(x))
-    return jnp.where(largest > 0, largest, 1)
+STEP = 16  # of exponents: features of ordinary size are left as they are
+LEAST = -112  # of float32 there is nothing below 2^-126; also the exponent of what is all 0
+NOISE = 16  # roundings, in units of the last place, that a sum of one sign may have gathered
+
+
+def _scaled(x: Array) -> tuple[Array, Array]:
+    """(x / 2^exponent, exponent): fourth powers of what is left neither overflow nor vanish."""
+    largest = jnp.max(jnp.abs(x), initial=0)
+    exponent = STEP * ((jnp.frexp(largest)[1] + STEP // 2) // STEP)
+    exponent = jnp.where(largest > 0, jnp.clip(exponent, LEAST, -LEAST), LEAST)
+    return x * _power(-exponent, x), exponent
+
+
+def _power(exponent: Array, like: Array) -> Array:
+    return jnp.ldexp(jnp.ones((), like.dtype), exponent)
+
+
+def _varies(square: Array, n: Array, location: Array, exponent: Array) -> Array:
+    """Does any column vary by more than the rounding of its own location?
+
+    `square` [D] are sums of squares of n scaled deviations. NaN counts as varying: it shows.
+    """
+    rounding = 2 * jnp.finfo(square.dtype).eps * location * _power(-exponent, square)
+    return ~jnp.all(square <= n * rounding**2)
