@@ -12,11 +12,11 @@ from jaxtyping import Int, Shaped
 
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.data.tables import COLUMNS
-from fairkd_jax.evaluation.sums import Sums, count, label_map
+from fairkd_jax.evaluation.sums import Sums, count, finite_rows, label_map
 from fairkd_jax.models.net import Net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.sharding import replicated_like
-from fairkd_jax.types import Batch
+from fairkd_jax.types import Batch, Outputs
 
 AHEAD = 8  # batches in flight before the host waits for the oldest: bounds memory, hides latency
 
@@ -33,17 +33,21 @@ def evaluate(
     """Sums over the real rows of all batches, int64 and float64 on the host of every process.
 
     `label_names` are the net's own; `put` places a batch on the devices.
-    Raises ValueError where the net's labels do not match those of the set.
+    Raises ValueError where the net's labels do not match those of the set, FloatingPointError
+    naming the examples on which its logits are not finite.
     """
     labels = label_map(label_names, info)
     sizes = (len(info.group_names), len(info.label_names))
 
-    def step(batch: Batch) -> Sums:
+    def step(batch: Batch) -> tuple[Sums, dict[str, Any]]:
         return _count_step(net, *sizes, replicated_like(batch))(variables, batch, labels)
 
-    total = Sums.zero(*sizes)
-    for sums in _run(step, batches, put):
+    total, rows, wrong = Sums.zero(*sizes), 0, []
+    for sums, columns in _run(step, batches, put):
         total = total + sums
+        rows += int(np.count_nonzero(columns["real"]))
+        wrong.append(columns["id"][columns["wrong"]])
+    _require_finite(wrong, rows, "logits")
     return total
 
 
@@ -56,7 +60,8 @@ def predict_columns(
 ) -> tuple[Int[np.ndarray, "N"], dict[str, Shaped[np.ndarray, "N ..."]]]:
     """(ids, columns by name) of the real rows, in the order of the batches.
 
-    Columns are those of `data/tables.py`. Raises UnknownName for a column that is not there.
+    Columns are those of `data/tables.py`. Raises UnknownName for a column that is not there, and
+    FloatingPointError naming the examples on which the logits or a column are not finite.
     """
     for name in columns:
         if name not in COLUMNS:
@@ -71,7 +76,23 @@ def predict_columns(
         for rows in _run(step, batches, put)
     ]
     rows = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    # of the logits first: a mistake is a number even where they are none
+    _require_finite([rows["id"][rows["wrong"]]], len(rows["id"]), "logits")
+    for name, column in rows["columns"].items():
+        wrong = ~np.isfinite(column).reshape(len(column), -1).all(axis=1)
+        _require_finite([rows["id"][wrong]], len(column), name)
     return rows["id"], rows["columns"]
+
+
+def _require_finite(wrong: list[np.ndarray], rows: int, what: str) -> None:
+    """Raises FloatingPointError where there are ids of examples whose `what` is not finite."""
+    ids = [str(i) for part in wrong for i in part]
+    if ids:
+        raise FloatingPointError(
+            f"{what} of the net are NaN or infinite on {len(ids)} of {rows} examples, ids "
+            f"{', '.join(ids[:10])}{' ...' if len(ids) > 10 else ''}: it has diverged, and is not "
+            "scored. Train it anew at a lower learning rate, with gradients clipped, or in float32"
+        )
 
 
 def _run(step: Callable, batches: Iterable[Batch], put: Callable) -> Iterable[Any]:
@@ -90,7 +111,8 @@ def _count_step(net: Net, num_groups: int, num_labels: int, out: Sharding | None
 
     def step(variables, batch, labels):
         outputs, _ = net.apply(variables, batch, train=False)
-        return count(outputs.logits, batch, labels, num_groups=num_groups, num_labels=num_labels)
+        sums = count(outputs.logits, batch, labels, num_groups=num_groups, num_labels=num_labels)
+        return sums, _wrong_rows(outputs, batch)
 
     return jax.jit(step, out_shardings=out)
 
@@ -100,6 +122,12 @@ def _column_step(net: Net, functions: tuple, out: Sharding | None) -> Callable:
     def step(variables, batch):
         outputs, _ = net.apply(variables, batch, train=False)
         columns = {name: function(outputs, batch) for name, function in functions}
-        return {"id": batch["id"], "real": batch["real"], "columns": columns}
+        return _wrong_rows(outputs, batch) | {"columns": columns}
 
     return jax.jit(step, out_shardings=out)
+
+
+def _wrong_rows(outputs: Outputs, batch: Batch) -> dict[str, Any]:
+    """Columns "id", "real" and "wrong": a real row whose logits are not finite."""
+    wrong = (batch["real"] > 0) & ~finite_rows(outputs.logits)
+    return {"id": batch["id"], "real": batch["real"], "wrong": wrong}

@@ -76,13 +76,19 @@ def metrics(
     loss, brier_score         means over examples; Brier's original sum over labels, in [0, 2]
     ece                       top-label expected calibration error
 
-    Raises ValueError where `sums` are not those of a set with these labels and attributes.
+    Raises ValueError where `sums` are not those of a set with these labels and attributes, and
+    FloatingPointError where logits were not finite: no accuracy is told of the other rows.
     """
     num_labels, num_attributes = len(info.label_names), len(info.attribute_names)
     if np.shape(sums.predicted) != (num_labels * num_attributes, num_labels):
         raise ValueError(
             f"counts {np.shape(sums.predicted)} are not those of {num_labels} labels "
             f"{info.label_names} and {num_attributes} attributes {info.attribute_names}"
+        )
+    if lost := int(np.sum(sums.not_finite)):
+        raise FloatingPointError(
+            f"logits are not finite for {lost} of {lost + int(group_counts(sums).sum())} examples: "
+            "the net has diverged, and its metrics are not defined"
         )
     n, correct, accuracy = group_counts(sums), _group_correct(sums), group_accuracy(sums)
     acc_avg = float(_ratio(correct.sum(), n.sum()))

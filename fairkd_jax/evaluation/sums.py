@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer
 
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.types import Array, Batch
@@ -23,7 +23,8 @@ NUM_BINS = 15  # of the calibration error, as in Guo et al. (arXiv 1706.04599)
 class Sums:
     """Additive facts about predictions on real rows; `a + b` is that of both sets of rows.
 
-    As group is label * A + attribute, `predicted` is a confusion matrix for each attribute.
+    As group is label * A + attribute, `predicted` is a confusion matrix for each attribute. Rows
+    without finite log-probabilities predict nothing: they are in `not_finite` and nowhere else.
     """
 
     predicted: Array  # int [G, C], rows by group and predicted label
@@ -32,6 +33,7 @@ class Sums:
     bin_count: Array  # int [bins], rows by confidence in the predicted label
     bin_confidence: Array  # float [bins]
     bin_correct: Array  # int [bins]
+    not_finite: Array  # int [G], rows whose logits are NaN or infinite, or too far apart
 
     @classmethod
     def zero(cls, num_groups: int, num_labels: int, num_bins: int = NUM_BINS) -> "Sums":
@@ -43,6 +45,7 @@ class Sums:
             bin_count=np.zeros(num_bins, np.int64),
             bin_confidence=np.zeros(num_bins),
             bin_correct=np.zeros(num_bins, np.int64),
+            not_finite=np.zeros(num_groups, np.int64),
         )
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -69,6 +72,11 @@ def label_map(net_label_names: tuple[str, ...], info: Info) -> Int[np.ndarray, "
     return np.asarray(found, np.int32)
 
 
+def finite_rows(logits: Float[Array, "B C"]) -> Bool[Array, "B"]:
+    """Where each class has a finite log-probability: no NaN, no infinity, no loss without bound."""
+    return jnp.all(jnp.isfinite(jax.nn.log_softmax(logits)), axis=1)
+
+
 @functools.partial(jax.jit, static_argnames=("num_groups", "num_labels", "num_bins"))
 def count(
     logits: Float[Array, "B C_net"],
@@ -82,10 +90,12 @@ def count(
     """Sums of one batch, over rows with `real` 1; over a sharded batch, of the global batch.
 
     `labels` is a `label_map`: the prediction is the net's largest class (the first of equals), then
-    mapped; the probability of a label is the sum over the classes that count as it.
+    mapped; the probability of a label is the sum over the classes that count as it. Rows of logits
+    that are not finite are counted apart.
     Bins are of equal width, open on the left and closed on the right.
     """
-    real = batch["real"] > 0
+    finite = finite_rows(logits)
+    real = (batch["real"] > 0) & finite
     log_probs = jax.nn.log_softmax(logits)
     predicted = labels[jnp.argmax(logits, axis=1)]
     correct = predicted == batch["label"]
@@ -100,11 +110,13 @@ def count(
 
     edges = jnp.linspace(0, 1, num_bins + 1, dtype=confidence.dtype)[1:-1]
     place = jnp.sum(confidence[:, None] > edges, axis=1)
-    in_group = (batch["group"][:, None] == jnp.arange(num_groups)) & real[:, None]
+    of_group = batch["group"][:, None] == jnp.arange(num_groups)
+    in_group = of_group & real[:, None]
+    left_out = of_group & ((batch["real"] > 0) & ~finite)[:, None]
     in_bin = (place[:, None] == jnp.arange(num_bins)) & real[:, None]
 
     def total(values: jax.Array, member: jax.Array) -> jax.Array:
-        # selected, not multiplied: a padding row may hold NaN; summed, not a dot product: on
+        # selected, not multiplied: a row left out may hold NaN; summed, not a dot product: on
         # accelerators that would round the values to bfloat16 or tf32
         return jnp.sum(jnp.where(member, values[:, None], 0), axis=0)
 
@@ -117,4 +129,5 @@ def count(
         bin_count=jnp.sum(in_bin, axis=0, dtype=jnp.int32),
         bin_confidence=total(confidence, in_bin),
         bin_correct=jnp.sum(in_bin & correct[:, None], axis=0, dtype=jnp.int32),
+        not_finite=jnp.sum(left_out, axis=0, dtype=jnp.int32),
     )

@@ -311,6 +311,8 @@ def _as_mask(mask: Array | None, x: Array) -> Array:
 
 def _location_of(x: Array, mask: Array) -> Array:
     """Mean of the rows with mask 1, 0 without any; of constant columns exactly their value."""
+    if not len(x):
+        return jnp.zeros(x.shape[1:], mask.dtype)
     row = jnp.where(jnp.any(mask > 0), x[jnp.argmax(mask)].astype(mask.dtype), 0)
     return row + jnp.sum(_shift(x, mask, row), axis=0) / jnp.maximum(jnp.sum(mask), 1)
 

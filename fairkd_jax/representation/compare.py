@@ -39,7 +39,8 @@ def compare_nets(
     kind are read, and no batch after them. `first_taps` and `second_taps` are regular expressions
     over tap names. Returned, for each kind "aligned" and "conflicting":
 
-    <kind>, <kind>_biased   float [L1, L2], debiased and biased CKA; NaN for fewer than 4 examples
+    <kind>, <kind>_biased   float [L1, L2], debiased and biased CKA; NaN for fewer than 4 examples,
+                            and where CKA is undefined
     null_<kind>             float [L1, L2], debiased, rows of the second net shuffled by `seed`
     n_<kind>, ids_<kind>    how many examples, int [n] their ids
 

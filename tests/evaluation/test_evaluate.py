@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from fairkd_jax.data.dataset import Info
+from fairkd_jax.data.tables import COLUMNS
 from fairkd_jax.evaluation import evaluate as module
 from fairkd_jax.evaluation.evaluate import evaluate, predict_columns
 from fairkd_jax.models.net import Architecture, Net
@@ -151,6 +152,34 @@ def test_columns_are_those_of_real_rows_in_order():
     )
     np.testing.assert_array_equal(ids, ids_8)
     np.testing.assert_allclose(columns["logits"], columns_8["logits"], atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_examples_whose_logits_are_not_finite_are_named(bad, devices):
+    net, batches = net_of("diverged"), batches_of(37, 16)
+    for batch, row in ((batches[0], 3), (batches[2], 1)):
+        batch["views"]["vector"]["x"][row, 0] = bad
+    variables, put = net.init(jax.random.key(0)), lambda batch: batch
+    if devices == 8:
+        mesh = make_mesh()
+        variables, put = put_replicated(variables, mesh), lambda batch: put_batch(batch, mesh)
+    told = r"logits .* on 2 of 37 examples, ids 45, 15: it has diverged"
+    with pytest.raises(FloatingPointError, match=told):
+        evaluate(net, variables, batches, info=INFO, label_names=NAMES, put=put)
+    for columns in COLUMNS:  # a mistake and the class of the largest are numbers even then
+        with pytest.raises(FloatingPointError, match=told):
+            predict_columns(net, variables, batches, (columns,), put)
+
+
+def test_a_column_that_is_not_finite_is_named(monkeypatch):
+    spoilt = lambda outputs, batch: outputs.features / (batch["id"] > 20)[:, None]  # noqa: E731
+    monkeypatch.setitem(COLUMNS, "spoilt", spoilt)
+    net = net_of("column")
+    variables = net.init(jax.random.key(0))
+    told = r"spoilt .* on 9 of 37 examples, ids 20, 19, 18, "
+    with pytest.raises(FloatingPointError, match=told):
+        predict_columns(net, variables, batches_of(37, 16), ("logits", "spoilt"))
 
 
 def test_an_unknown_column_is_named():

@@ -105,6 +105,12 @@ def test_sums_of_another_set_are_refused():
         fairness.metrics(Sums.zero(6, 3), BIRDS)
 
 
+def test_a_net_that_diverged_has_no_accuracy():
+    sums = sums_of([[9, 1], [1, 1], [3, 7], [0, 10]]).replace(not_finite=np.array([0, 3, 0, 0]))
+    with pytest.raises(FloatingPointError, match=r"not finite for 3 of 35 examples"):
+        fairness.metrics(sums, BIRDS)
+
+
 def test_sums_on_a_device_will_do():
     device = sums_of(jnp.array([[9, 1], [1, 1], [3, 7], [0, 10]]))
     assert fairness.metrics(device, BIRDS)["acc_group/land, on land"] == pytest.approx(0.9)

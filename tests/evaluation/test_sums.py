@@ -104,6 +104,22 @@ def test_losses_are_finite_for_extreme_logits():
     assert np.isfinite(sums.loss).all() and np.isfinite(sums.bin_confidence).all()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 3e38], ids=str)
+def test_rows_that_are_not_finite_are_counted_apart(bad):
+    """Not as class 0; 3e38 is a number, but its distance to -3e38, the loss, is none."""
+    logits, batch = random_batch(50)
+    broken = [0, 7, 30]
+    spoilt, rest = logits.copy(), np.setdiff1d(np.arange(50), broken)
+    spoilt[broken, 1], spoilt[broken, 2] = bad, -3e38
+    got = count(spoilt, batch, SAME, **SIZES)
+    want = count(*rows(logits, batch, rest), SAME, **SIZES)
+    by_group = np.bincount(batch["group"][broken], minlength=GROUPS)
+    np.testing.assert_array_equal(got.not_finite, by_group)
+    assert_equal(got, want.replace(not_finite=by_group))
+    batch["real"][broken] = 0
+    assert_equal(count(spoilt, batch, SAME, **SIZES), want)
+
+
 def test_labels_are_matched_by_name():
     assert label_map(("c", "a", "b"), info("a", "b", "c")).tolist() == [2, 0, 1]
     collapsing = info("entailment", "other", other=("neutral", "contradiction"))

@@ -194,3 +194,101 @@ def test_compiled_once(monkeypatch):
         x, y = features(n=44, seed=seed)
         linear_cka(x, y, np.arange(44) < 40 + seed)
     assert len(traces) == 2  # of one trace: x and y
+
+
+SCALES = (1e-10, 1e-5, 1.0, 1e5, 1e10)
+
+
+@BOTH
+@pytest.mark.parametrize("x_scale", SCALES)
+@pytest.mark.parametrize("y_scale", [1e-10, 1e10])
+def test_the_scale_of_the_features_changes_nothing(x_scale, y_scale, debiased):
+    x, y = features()
+    x, y = np.float32(x_scale) * x, np.float32(y_scale) * y
+    want = reference(x, y, debiased)
+    np.testing.assert_allclose(linear_cka(x, y, debiased=debiased), want, rtol=1e-5)
+    layers = hsic([x, y], [y, x], debiased=debiased).cka()  # layers of unlike scales
+    np.testing.assert_allclose(layers, [[want, 1], [1, want]], rtol=1e-5)
+    np.testing.assert_allclose(stream(x, y, [25, 35]).cka(debiased=debiased), want, rtol=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize("first", [1e-10, 1e-5, 1e5, 1e10])
+def test_batches_of_unlike_scales(first, debiased):
+    x, y = features()
+    for a, moved in ((x, 3.0), (y, -50.0)):
+        a[:25] = np.float32(first) * (a[:25] + np.float32(moved))
+    want = reference(x, y, debiased)
+    np.testing.assert_allclose(stream(x, y, [25, 35]).cka(debiased=debiased), want, rtol=2e-4)
+    other_way = stream(x[::-1], y[::-1], [35, 25]).cka(debiased=debiased)
+    np.testing.assert_allclose(other_way, want, rtol=2e-4)
+    parts = [(x[:25], y[:25]), (x[25:], y[25:])]
+    minibatch = functools.reduce(
+        lambda a, b: a + b, (hsic([a], [b], debiased=debiased) for a, b in parts)
+    )
+    larger = parts[0 if first > 1 else 1]  # beside which the other is nothing
+    expected = reference(*larger, debiased)
+    np.testing.assert_allclose(minibatch.cka(), expected, rtol=1e-3)
+
+
+@BOTH
+@pytest.mark.parametrize("rows", [0, 1, 20])
+@pytest.mark.parametrize("kind", ["tiny", "zero", "masked"])
+def test_a_first_batch_of_next_to_nothing_harms_nothing(kind, rows, debiased):
+    x, y = features()
+    x, y = x + np.float32(200), y - np.float32(500)  # a location unknown to the first batch
+    more = {"tiny": 1e-20, "zero": 0.0, "masked": np.nan}[kind]
+    head = [np.full((rows, a.shape[1]), more, np.float32) for a in (x, y)]
+    mask = np.r_[np.full(rows, kind != "masked"), np.ones(60)]
+    whole = [np.concatenate(pair) for pair in zip(head, (x, y))]
+    want = reference(*(a[mask > 0] for a in whole), debiased)
+    got = stream(*whole, [rows, 60], mask).cka(debiased=debiased)
+    np.testing.assert_allclose(got, want, rtol=2e-4)
+    np.testing.assert_allclose(linear_cka(*whole, mask, debiased=debiased), want, rtol=1e-4)
+    batches = (slice(rows), slice(rows, None))
+    parts = [hsic(*([a[at]] for a in whole), mask[at], debiased=debiased) for at in batches]
+    alone = linear_cka(x, y, debiased=debiased)
+    np.testing.assert_allclose((parts[0] + parts[1]).cka(), alone, rtol=1e-6)
+
+
+def test_moments_of_unlike_starts_add_up():
+    x, y = (1000 + a for a in features())
+    parts = [Moments.start(x, y).update(x[at], y[at]) for at in (slice(0, 9), slice(9, 60))]
+    for total in (parts[0] + parts[1], parts[1] + parts[0]):
+        np.testing.assert_allclose(total.cka(), reference(x, y, True), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_denominator_of_nothing_but_rounding_is_nan(scale):
+    """One row unlike all others has a debiased HSIC with itself of 0, but for rounding."""
+    random = np.random.default_rng(0)
+    x = np.tile(random.normal(size=9), (60, 1))
+    x[7] = random.normal(size=9)
+    x, y = np.float32(scale * x), features()[1]
+    assert np.isnan(linear_cka(x, y)) and np.isnan(linear_cka(y, x))
+    assert np.isnan(stream(x, y, [25, 35]).cka())
+    assert np.isfinite(linear_cka(x, y, debiased=False))
+
+
+@BOTH
+@pytest.mark.parametrize("constant", [1e-10, 0.1, 1e10])
+def test_features_that_vary_by_rounding_alone_are_nan(constant, debiased):
+    x, y = features()
+    x = np.full_like(x, constant)
+    x[::2] = np.nextafter(x[::2], np.float32(np.inf))
+    assert np.isnan(linear_cka(x, y, debiased=debiased))
+    assert np.isnan(stream(x, y, [25, 35]).cka(debiased=debiased))
+    both = hsic([x, y], [y], debiased=debiased).cka()[:, 0]
+    assert np.isnan(both[0]) and both[1] == pytest.approx(1)
+    total = hsic([x], [y], debiased=debiased) + hsic([y], [y], debiased=debiased)
+    assert np.isfinite(total.cka()).all()  # a batch of constant features adds nothing
+
+
+@BOTH
+def test_features_that_are_not_finite_are_nan_where_they_occur(debiased):
+    x, y = features()
+    spoilt = x.copy()
+    spoilt[3, 2] = np.inf
+    found = hsic([spoilt, x], [y], debiased=debiased).cka()[:, 0]
+    assert np.isnan(found[0]) and np.isfinite(found[1])
+    assert np.isnan(stream(spoilt, y, [25, 35]).cka(debiased=debiased))
