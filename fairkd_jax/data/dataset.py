@@ -132,10 +132,11 @@ class View(abc.ABC):
         """The files that `fit` reads beside the training split, by name."""
         return {}
 
-    def identity_of(self, folder: pathlib.Path) -> str | None:
-        """The identity of the inputs that the weights in a folder of published files were made for.
+    def options_for(self, folder: pathlib.Path, encoder: "Encoder") -> dict[str, Any] | None:
+        """Options that this view lacks to give what published weights in a folder read.
 
-        To be compared with that of the fitted view. None: the folder does not say.
+        {}: `encoder`, this view fitted, gives them that. None: the folder does not say. Raises
+        ValueError for inputs that no options of the view give.
         """
         return None
 

@@ -1,69 +1,19 @@
-"""What the text views share: texts of a split, tokenizers of a folder, and arrays of tokens.
+"""What the text views share: prompts, texts of a split, and arrays of tokens."""
 
-A view's own post-processor makes the segments, so they do not depend on which class of
-`transformers` a folder names; the pipeline before it is that of the folder, as it is written there.
-"""
-
-import dataclasses
-import hashlib
-import json
-import os
 import pathlib
 import string
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from fairkd_jax.data.dataset import Encoder, column
-from fairkd_jax.hub import resolve
+from fairkd_jax.data.subwords import Tokens
 
 Prompt = tuple[tuple[str, str], ...]  # (words put before a text, its column), in order
-FILES = ("tokenizer.json", "vocab.txt", "spiece.model")
-READ = (*FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """A family of tokenizers, by the names of `tokenizers` and `transformers`."""
-
-    model: str  # class of tokenizers.models
-    special: Mapping[str, str]  # role -> the token that has it, unless a folder names another
-    single: str  # templates over roles, $A and $B; ":1" puts into the second segment
-    pair: str
-    reader: str  # class of transformers that reads a folder without tokenizer.json
-    rebuilds: tuple[str, ...] = ()  # settings of a folder that change what tokenizer.json says
-    arrays: tuple[str, ...] = ("input_ids", "attention_mask")  # as transformers should give them
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-    """A tokenizer without truncation and padding, and its special tokens by role."""
-
-    kind: Kind
-    tokenizer: Any
-    special: Mapping[str, str]
-
-    @property
-    def identity(self) -> str:
-        """Equal where equal numbers mean equal words, at any length, in any process."""
-        content = json.dumps(json.loads(self.tokenizer.to_str()), sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-    def save(self, folder: pathlib.Path, length: int) -> None:
-        """Files that this view and AutoTokenizer of transformers read as this tokenizer.
-
-        The class named in them is the only one that keeps a pipeline as it is written.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(folder / "tokenizer.json"))
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_input_names": list(self.kind.arrays),
-            "model_max_length": length,
-            **self.special,
-        }
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+SAMPLE = 1000  # training rows that are looked at for words that the tokenizer does not know
+UNKNOWN = 0.01  # share of unknown tokens that is worth a warning; of more than half, refused
 
 
 class TextEncoder(Encoder):
@@ -98,6 +48,26 @@ class TextEncoder(Encoder):
             "mask": np.array([r.attention_mask for r in rows], np.int32).reshape(shape),
             "segments": np.array([r.type_ids for r in rows], np.int32).reshape(shape),
         }
+
+    def check_known(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Raises ValueError where most words of the first rows are unknown to the tokenizer.
+
+        It is then that of another language, or a vocabulary of a few words. Fewer are warned of.
+        """
+        unknown = self.tokenizer.token_to_id(self.tokens.special.get("unk_token", ""))
+        tokens = self.encode({k: v[:SAMPLE] for k, v in columns.items()})["tokens"]
+        special = [self.tokenizer.token_to_id(t) for t in self.tokens.special.values()]
+        words = np.count_nonzero(~np.isin(tokens, special) | (tokens == unknown))
+        share = np.count_nonzero(tokens == unknown) / max(words, 1)
+        rows = min(SAMPLE, len(columns["label"]))
+        said = f"{share:.1%} of the tokens of {rows} training rows are unknown to"
+        if share > 0.5:
+            raise ValueError(
+                f"{said} {self.tokens.place}, of {self.facts['vocab_size']} tokens: is it that of "
+                "another language or model?"
+            )
+        if share > UNKNOWN:
+            logging.warning("%s %s", said, self.tokens.place)
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes the tokenizer for this view and for transformers; the prompt is not in it."""
@@ -141,81 +111,3 @@ def texts(columns: Mapping[str, np.ndarray], prompt: Prompt) -> list[list[str]]:
         [literal + text for text in column(strings, name).tolist()]
         for literal, name in prompt or [("", name) for name in names]
     ]
-
-
-def library() -> Any:
-    """The `tokenizers` package, imported where it is first needed."""
-    # Set before the first use: worker threads inside a forked process would deadlock, and the
-    # library says so on standard error at every fork.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    import tokenizers
-
-    return tokenizers
-
-
-def finish(kind: Kind, tokenizer: Any, special: Mapping[str, str], place: str) -> Tokens:
-    """A pipeline with the kind's special tokens around texts, neither truncated nor padded.
-
-    Raises ValueError where it is of another kind, or lacks a token that padding or texts need.
-    """
-    found = type(tokenizer.model).__name__
-    if found != kind.model:
-        raise ValueError(f"{place} is a {found} tokenizer, the view is for {kind.model}")
-    numbers = {role: tokenizer.token_to_id(token) for role, token in special.items()}
-    needed = [r for r in special if r == "pad_token" or f"{{{r}}}" in kind.pair]
-    missing = [f"{role} {special[role]!r}" for role in needed if numbers[role] is None]
-    if missing:
-        raise ValueError(f"{place} has no {', no '.join(missing)}")
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.post_processor = library().processors.TemplateProcessing(
-        single=kind.single.format(**special),
-        pair=kind.pair.format(**special),
-        special_tokens=[(special[role], numbers[role]) for role in needed],
-    )
-    return Tokens(kind, tokenizer, {r: t for r, t in special.items() if numbers[r] is not None})
-
-
-def read(name: str, kind: Kind) -> Tokens:
-    """The tokenizer of a folder or hub name, by transformers.
-
-    Its classes for BERT and T5 build their own pipeline and ignore the one in tokenizer.json, so
-    that a cased one is lower-cased, for example. A tokenizer.json is therefore read as written,
-    unless a setting beside it says otherwise. Raises FileNotFoundError or ValueError.
-    """
-    path = resolve(name)
-    if not path.is_dir():
-        raise ValueError(f"tokenizer = {name!r} is a file: name the folder that holds it")
-    library()
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
-    import transformers
-
-    settings = path / "tokenizer_config.json"
-    said = json.loads(settings.read_text()) if settings.is_file() else {}
-    written = (path / "tokenizer.json").is_file() and not any(k in said for k in kind.rebuilds)
-    reader = getattr(transformers, "PreTrainedTokenizerFast" if written else kind.reader)
-    try:
-        if not has_tokenizer(path):
-            raise ValueError(f"expected one of {', '.join(FILES)}")
-        fast = reader.from_pretrained(str(path), local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:
-        found = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
-        raise ValueError(f"no tokenizer in {path}, which holds {found}: {error}") from error
-    special = {role: getattr(fast, role) or usual for role, usual in kind.special.items()}
-    return finish(kind, fast.backend_tokenizer, special, f"the tokenizer in {path}")
-
-
-def files_in(name: str) -> dict[str, pathlib.Path]:
-    """The files of a tokenizer that are there, by name; `name` is a folder or a hub name."""
-    folder = resolve(name)
-    return {file: folder / file for file in READ if (folder / file).is_file()}
-
-
-def has_tokenizer(folder: pathlib.Path) -> bool:
-    """Are there tokenizer files?"""
-    return any((folder / file).is_file() for file in FILES)
-
-
-def identity_in(folder: pathlib.Path, kind: Kind) -> str | None:
-    """The identity of the tokenizer of a folder; None if there is none."""
-    return read(str(folder), kind).identity if has_tokenizer(folder) else None

@@ -20,7 +20,6 @@ from jax.sharding import Mesh
 from fairkd_jax import processes, registry, sharding
 from fairkd_jax.config import Data, TrainStage
 from fairkd_jax.data import pipeline
-from fairkd_jax.data.dataset import View
 from fairkd_jax.data.tables import Table
 from fairkd_jax.models import pretrained, weights
 from fairkd_jax.models.net import Net, make_net
@@ -122,30 +121,30 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
 
 
 def _check_published(data: Data, net: Net, start: weights.Start) -> None:
-    """Raises ValueError for published weights of other shapes, labels or tokens than the net's."""
-    label_names = pipeline.open_data(data).dataset.info.label_names
-    pretrained.check(net, start.pretrained, start.head, label_names)
+    """Raises ValueError for published weights of other shapes, labels or inputs than the net's."""
+    opened = pipeline.open_data(data)
+    pretrained.check(net, start.pretrained, start.head, opened.dataset.info.label_names)
     folder = weights.find(start.pretrained).folder
-    theirs = _identity_beside(registry.build("views", data.views[net.view]), folder)
-    if theirs not in (None, net.identity):
+    view = registry.build("views", data.views[net.view])
+    wanted = view.options_for(folder, opened.encoders[net.view])
+    if wanted is None:
+        _say_on_trust(folder, net.view)
+    elif wanted:
+        options = " ".join(f"data.views.{net.view}.{k}={v}" for k, v in wanted.items())
         raise ValueError(
-            f"the weights {start.pretrained} read what {theirs} encodes, but view {net.view!r} is "
-            f"encoded by {net.identity}: to them its numbers mean other words. Give the view their "
-            f"tokenizer: data.views.{net.view}.tokenizer={folder}"
+            f"the weights {start.pretrained} were made for other inputs than view {net.view!r} "
+            f"gives: to them its numbers mean other words or pixels. What they read: {options}"
         )
 
 
 @functools.lru_cache(maxsize=64)
-def _identity_beside(view: View, folder: pathlib.Path) -> str | None:
-    """What encodes inputs as weights in `folder` read them; said once where it is not known."""
-    found = view.identity_of(folder)
-    if found is None:
-        logging.warning(
-            "no tokenizer beside the weights in %s: that they read what %s gives is taken on trust",
-            folder,
-            view,
-        )
-    return found
+def _say_on_trust(folder: pathlib.Path, view: str) -> None:
+    logging.warning(
+        "nothing in %s says which inputs its weights were made for: that they read what view %r "
+        "gives is taken on trust",
+        folder,
+        view,
+    )
 
 
 def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) -> Any:

@@ -2,11 +2,21 @@
 
 import dataclasses
 import hashlib
+import json
+import pathlib
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from fairkd_jax import hub
 from fairkd_jax.data.dataset import Encoder, Split, View, column
+
+PREPROCESSOR = "preprocessor_config.json"  # of transformers
+HALF = [0.5] * 3  # mean and deviation of the processors of ViT, DeiT and ConvNext (for ResNet)
+HALVES = r"(ViT|DeiT|ConvNext|ConvNeXT)(ImageProcessor|FeatureExtractor).*"
+OTHERWISE = ("do_flip_channel_order", "rescale_offset", "offset")  # done by some, not here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +44,56 @@ class Image(View):
         std = self.std or np.maximum(pixels.std(0) / 255, 1e-3).round(6)
         return ImageEncoder(images.shape[1:], np.resize(mean, channels), np.resize(std, channels))
 
+    def options_for(self, folder: pathlib.Path, encoder: "ImageEncoder") -> dict[str, Any] | None:
+        found = _published(folder)
+        if found is None:
+            return None
+        ours = {"mean": encoder.mean, "std": encoder.std}
+        if all(
+            len(theirs) in (1, len(ours[name])) and np.allclose(theirs, ours[name], atol=1e-4)
+            for name, theirs in found.items()
+        ):
+            return {}
+        return {name: tuple(values.round(6).tolist()) for name, values in found.items()}
+
+
+def _published(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
+    """Mean and deviation, of pixels between 0 and 1, that a folder's weights read; None: unknown.
+
+    From transformers' preprocessor_config.json or timm's config.json.
+    """
+    file = folder / PREPROCESSOR
+    said = hub.read_json(file) if file.is_file() else {}
+    if not said and (file := folder / "config.json").is_file():
+        config = hub.read_json(file)
+        said = config.get("pretrained_cfg") or config
+        said = {f"image_{k}": said[k] for k in ("mean", "std") if k in said}
+    if done := [key for key in OTHERWISE if said.get(key)]:
+        raise ValueError(f"{file} says {done[0]} = {said[done[0]]!r}: the image view does no such")
+    usual = HALF if re.fullmatch(HALVES, _processor(said)) else None
+    shift, scale = (said.get(f"image_{name}", usual) for name in ("mean", "std"))
+    if not said.get("do_normalize", True):
+        shift, scale = [0.0], [1.0]
+    if shift is None or scale is None:
+        return None
+    # Theirs: (byte * rescale - shift) / scale. Ours: (byte / 255 - mean) / std.
+    rescale = said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 1.0
+    return {k: np.atleast_1d(v) / (255 * rescale) for k, v in (("mean", shift), ("std", scale))}
+
+
+def _processor(said: Mapping[str, Any]) -> str:
+    return str(said.get("image_processor_type") or said.get("feature_extractor_type") or "")
+
 
 class ImageEncoder(Encoder):
     """Scales bytes by constants that `Image.fit` found."""
 
     def __init__(self, shape: tuple[int, ...], mean: np.ndarray, std: np.ndarray):
-        self.shape = shape
+        self.shape, self.mean, self.std = shape, np.asarray(mean), np.asarray(std)
         self.scale = (1 / (255 * std)).astype(np.float32)
         self.shift = (-mean / std).astype(np.float32)
         height, width, channels = shape
-        identity = repr((shape, np.asarray(mean).tolist(), np.asarray(std).tolist()))
+        identity = repr((shape, self.mean.tolist(), self.std.tolist()))
         self.facts = {
             "height": height,
             "width": width,
@@ -57,3 +107,19 @@ class ImageEncoder(Encoder):
         if images.shape[1:] != self.shape:
             raise ValueError(f"images of shape {images.shape[1:]}: the view is for {self.shape}")
         return {"pixels": images * self.scale + self.shift}
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes preprocessor_config.json, as image processors of transformers read it."""
+        height, width, _ = self.shape
+        config = {
+            "image_processor_type": "ViTImageProcessor",
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": self.mean.tolist(),
+            "image_std": self.std.tolist(),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PREPROCESSOR).write_text(json.dumps(config, indent=2) + "\n")

@@ -9,15 +9,17 @@ import io
 import pathlib
 from typing import Any, ClassVar
 
-from fairkd_jax.data import text
-from fairkd_jax.data.dataset import Split, View
+from fairkd_jax.data import subwords, text
+from fairkd_jax.data.dataset import Encoder, Split, View
 
-KIND = text.Kind(
+KIND = subwords.Kind(
     model="Unigram",
+    vocabulary="spiece.model",
     special={"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"},
     single="$A {eos_token}",
     pair="$A $B:1 {eos_token}:1",  # T5's own would end both texts
     reader="T5Tokenizer",
+    own_pair=True,
 )
 SPECIAL = tuple(KIND.special.values())
 
@@ -46,21 +48,23 @@ class Unigram(View):
         prompt = text.parse_prompt(self.prompt)
         texts = [t for some in text.texts(train.columns, prompt) for t in some]
         if self.tokenizer:
-            tokens = text.read(self.tokenizer, KIND)
+            tokens = subwords.read(self.tokenizer, KIND)
         else:
             targets = [words[label] for label in train.columns["label"]]  # T5 writes these
             trained = _train([*texts, *targets], self.vocab_size)
-            tokens = text.finish(KIND, trained, KIND.special, "the tokenizer trained here")
+            tokens = subwords.finish(KIND, trained, KIND.special, "the tokenizer trained here")
         label_tokens = tuple(tuple(tokens.tokenizer.encode(word).ids) for word in words)
         if len(set(label_tokens)) < len(words):
             raise ValueError(f"unigram view: labels {words} read alike, as tokens {label_tokens}")
-        return text.TextEncoder(tokens, prompt, self.length, label_tokens=label_tokens)
+        encoder = text.TextEncoder(tokens, prompt, self.length, label_tokens=label_tokens)
+        encoder.check_known(train.columns)
+        return encoder
 
     def reads(self) -> dict[str, pathlib.Path]:
-        return text.files_in(self.tokenizer) if self.tokenizer else {}
+        return subwords.files_in(self.tokenizer, KIND) if self.tokenizer else {}
 
-    def identity_of(self, folder: pathlib.Path) -> str | None:
-        return text.identity_in(folder, KIND)
+    def options_for(self, folder: pathlib.Path, encoder: Encoder) -> dict[str, Any] | None:
+        return subwords.options_for(folder, KIND, encoder.facts["identity"])
 
 
 def _train(texts: list[str], vocab_size: int) -> Any:
@@ -71,7 +75,7 @@ def _train(texts: list[str], vocab_size: int) -> Any:
     """
     import sentencepiece
 
-    library = text.library()
+    library = subwords.library()
     tokenizer = library.Tokenizer(library.models.Unigram())
     tokenizer.normalizer = library.normalizers.Sequence(
         [library.normalizers.NFKC(), library.normalizers.Lowercase()]

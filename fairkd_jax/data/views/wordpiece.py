@@ -8,11 +8,12 @@ import dataclasses
 import pathlib
 from typing import Any, ClassVar
 
-from fairkd_jax.data import text
-from fairkd_jax.data.dataset import Split, View
+from fairkd_jax.data import subwords, text
+from fairkd_jax.data.dataset import Encoder, Split, View
 
-KIND = text.Kind(
+KIND = subwords.Kind(
     model="WordPiece",
+    vocabulary="vocab.txt",
     special={
         "pad_token": "[PAD]",
         "unk_token": "[UNK]",
@@ -23,7 +24,7 @@ KIND = text.Kind(
     single="{cls_token} $A {sep_token}",
     pair="{cls_token} $A {sep_token} $B:1 {sep_token}:1",
     reader="BertTokenizer",
-    rebuilds=("do_lower_case",),
+    rebuilds=("do_lower_case", "strip_accents", "tokenize_chinese_chars"),
     arrays=("input_ids", "token_type_ids", "attention_mask"),
 )
 SPECIAL = tuple(KIND.special.values())
@@ -47,17 +48,19 @@ class Wordpiece(View):
         prompt = text.parse_prompt(self.prompt)
         texts = [t for some in text.texts(train.columns, prompt) for t in some]
         if self.tokenizer:
-            tokens = text.read(self.tokenizer, KIND)
+            tokens = subwords.read(self.tokenizer, KIND)
         else:
             trained = _train(texts, self.vocab_size)
-            tokens = text.finish(KIND, trained, KIND.special, "the tokenizer trained here")
-        return text.TextEncoder(tokens, prompt, self.length)
+            tokens = subwords.finish(KIND, trained, KIND.special, "the tokenizer trained here")
+        encoder = text.TextEncoder(tokens, prompt, self.length)
+        encoder.check_known(train.columns)
+        return encoder
 
     def reads(self) -> dict[str, pathlib.Path]:
-        return text.files_in(self.tokenizer) if self.tokenizer else {}
+        return subwords.files_in(self.tokenizer, KIND) if self.tokenizer else {}
 
-    def identity_of(self, folder: pathlib.Path) -> str | None:
-        return text.identity_in(folder, KIND)
+    def options_for(self, folder: pathlib.Path, encoder: Encoder) -> dict[str, Any] | None:
+        return subwords.options_for(folder, KIND, encoder.facts["identity"])
 
 
 def _train(texts: list[str], vocab_size: int) -> Any:
@@ -67,7 +70,7 @@ def _train(texts: list[str], vocab_size: int) -> Any:
     between processes, and breaks ties by number. Named as special tokens, all characters have
     their numbers before it begins; the tokenizer returned has none but the real special tokens.
     """
-    library = text.library()
+    library = subwords.library()
     learner = _pipeline(library, {})
     normalise = learner.normalizer.normalize_str
     letters = sorted({letter for some in texts for letter in normalise(some)} - {" "})
