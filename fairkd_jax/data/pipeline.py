@@ -50,6 +50,25 @@ class Source:
         columns = {k: self.split.columns[k][rows] for k in ("label", "attribute", "group", "id")}
         return {"views": views, **columns, "real": np.ones(len(rows), np.float32)}
 
+    def require(self, view: str, rows: Mapping[str, int]) -> None:
+        """Raises ValueError, with an example, where arrays of a view name rows that a net lacks.
+
+        `rows` are those of `Architecture.rows`. What is too large to be kept is not looked at: such
+        numbers then give NaN, which stops what runs.
+        """
+        kept = self._kept[view] or {}
+        for name in rows.keys() & kept.keys():
+            beyond = np.argwhere(kept[name] >= rows[name])
+            if len(beyond):
+                where = tuple(beyond[0])
+                row, number = where[0], kept[name][where]
+                identity = self.split.columns["id"][row]
+                raw = {k: v[row] for k, v in self.split.columns.items() if v.dtype.kind in "UTO"}
+                raise ValueError(
+                    f"view {view!r} has {name} up to {kept[name].max()}, but the net's table has "
+                    f"{rows[name]} rows: example {identity} has {number}: {raw}"
+                )
+
     def _keep(self, encoder: Encoder) -> dict[str, np.ndarray] | None:
         one = encoder.encode({k: v[:1] for k, v in self.split.columns.items()})
         if sum(array.nbytes for array in one.values()) * len(self) > KEPT_BYTES:

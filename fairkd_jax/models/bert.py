@@ -65,13 +65,9 @@ class Bert(Architecture):
     def fit(self, facts: Mapping[str, Any]) -> "Bert":
         """Takes the vocabulary's size from the text view's facts, where none was given.
 
-        Raises ValueError where the data have more words, or longer texts, than the net has rows.
+        Raises ValueError where the data have longer texts than the net has positions.
         """
         words, length = facts["vocab_size"], facts["length"]
-        if self.vocab_size is not None and words > self.vocab_size:
-            raise ValueError(
-                f"bert vocab_size = {self.vocab_size}, but the data have {words} words"
-            )
         if length > self.positions:
             raise ValueError(
                 f"bert positions = {self.positions}, but the data have {length} tokens"
@@ -144,6 +140,9 @@ class Bert(Architecture):
             }
         head = {"head": "classifier"}
         return {k: f"bert.{v}" for k, v in body.items()} | head, body | head
+
+    def rows(self) -> dict[str, int]:
+        return {"tokens": self.vocab_size, "segments": self.types}
 
     def axes(self) -> dict[str, tuple[str, ...]]:
         names = {

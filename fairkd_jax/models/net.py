@@ -100,6 +100,13 @@ class Architecture(abc.ABC):
         """
         return {}
 
+    def rows(self) -> dict[str, int]:
+        """Arrays of its view that number rows of a table, and how many it has: {"tokens": 30522}.
+
+        Data that name a row beyond them are refused; a vocabulary that merely could is not.
+        """
+        return {}
+
     def adapt(self, path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         """A published variable of another shape made to fit `shape`; None: it cannot be.
 

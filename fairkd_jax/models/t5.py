@@ -105,13 +105,11 @@ class T5(Architecture):
             raise UnknownName(self.readout, "readout of t5:", READOUTS)
 
     def fit(self, facts: Mapping[str, Any]) -> "T5":
-        """Takes the view's vocabulary size and, to verbalize, words; ValueError: too many words."""
-        words, labels = facts["vocab_size"], self.label_tokens
-        if self.vocab_size is not None and words > self.vocab_size:
-            raise ValueError(f"t5 vocab_size = {self.vocab_size}, but the data have {words} words")
+        """Takes the view's vocabulary size and, to verbalize, words, where none were given."""
+        words, labels = self.vocab_size or facts["vocab_size"], self.label_tokens
         if self.readout == "verbalizer" and not labels:
             labels = tuple(tuple(tokens) for tokens in facts.get("label_tokens", ()))
-        return dataclasses.replace(self, vocab_size=self.vocab_size or words, label_tokens=labels)
+        return dataclasses.replace(self, vocab_size=words, label_tokens=labels)
 
     def module(self, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
         if self.vocab_size is None:
@@ -174,6 +172,9 @@ class T5(Architecture):
             | head
             for prefix in sorted(("", "transformer."), key=lambda p: p != readout.prefix)
         )
+
+    def rows(self) -> dict[str, int]:
+        return {"tokens": self.vocab_size}
 
     def axes(self) -> dict[str, tuple[str, ...]]:
         table = self._body_table() | READOUTS[self.readout].head_table
@@ -279,9 +280,8 @@ class Stack(nnx.Module):
     def __init__(self, arch: T5, depth: int, decodes: bool, rngs: nnx.Rngs):
         self.depth, self.decodes = depth, decodes
         self.max_distance, self.dropout, self.remat = arch.max_distance, arch.dropout, arch.remat
-        self.relative = nnx.Embed(
-            arch.buckets, arch.heads, embedding_init=_init(arch.width), rngs=rngs
-        )
+        init = _init(arch.width)
+        self.relative = nnx.Embed(arch.buckets, arch.heads, embedding_init=init, rngs=rngs)
         for i in range(depth):
             setattr(self, f"block{i:02}", Block(arch, decodes, rngs))
         self.norm = RMSNorm(arch.width, arch.epsilon, arch.dtype)

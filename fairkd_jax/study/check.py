@@ -14,7 +14,7 @@ from fairkd_jax.evaluation.sums import Sums, label_map
 from fairkd_jax.models import transfer
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import plan
-from fairkd_jax.study.reads import data_of
+from fairkd_jax.study.reads import data_of, made_by
 from fairkd_jax.train import loop
 from fairkd_jax.train.step import table_of
 
@@ -111,13 +111,15 @@ def _check_transfer(one: Stage, tried: set[str]) -> None:
 def _check_compare(one: Stage, tried: set[str]) -> None:
     """Raises UnknownName for layers that a net does not have."""
     config, data = one.config.compare, data_of(one)
-    batch = pipeline.eval_batches(pipeline.open_data(data).source(config.split), 1)[0]
+    source = pipeline.open_data(data).source(config.split)
+    batch = pipeline.eval_batches(source, 1)[0]
     for name, taps in (("first", config.first), ("second", config.second)):
         net = loop.net_of(one.inputs[name].config.data, one.inputs[name].config.model)
         key = json.dumps([as_dict(data), as_dict(one.inputs[name].config.model), taps])
         if key not in tried:
             tried.add(key)
             net.shapes(batch, taps)
+            source.require(net.view, net.architecture.rows())
 
 
 def _check_train(one: Stage, tried: set[str]) -> None:
@@ -133,6 +135,7 @@ def _check_train(one: Stage, tried: set[str]) -> None:
     opened = pipeline.open_data(config.data)
     if select != "last" or config.train.eval_every:
         opened.dataset.require(config.train.validation)
+        _check_rows(one, opened.source(config.train.validation), tried)
     teacher = one.inputs.get("teacher")
     nets = {"teacher": loop.net_of(teacher.config.data, teacher.config.model)} if teacher else {}
     tabled = {"teacher": None} if table_of("teacher") in one.inputs else {}
@@ -140,18 +143,29 @@ def _check_train(one: Stage, tried: set[str]) -> None:
 
 
 def _check_evaluation(one: Stage, tried: set[str]) -> None:
-    key = json.dumps([as_dict(data_of(one)), as_dict(one.config)], sort_keys=True)
-    if key in tried:
-        return
-    tried.add(key)
     opened = pipeline.open_data(data_of(one))
     source = opened.source(one.config.split, one.config.set)
     label_map(opened.dataset.info.label_names, source.split.info)
+    _check_rows(one, source, tried)
+
+
+def _check_table(one: Stage, tried: set[str]) -> None:
+    _check_rows(one, pipeline.open_data(data_of(one)).source(one.config.split), tried)
+
+
+def _check_rows(one: Stage, source: pipeline.Source, tried: set[str]) -> None:
+    """Raises ValueError for examples with words of which the net has no embedding."""
+    data, model = made_by(one).config.data, made_by(one).config.model
+    if (key := json.dumps([id(source), as_dict(data), as_dict(model)])) not in tried:
+        tried.add(key)
+        net = loop.net_of(data, model)
+        source.require(net.view, net.architecture.rows())
 
 
 CHECKS = {
     "train": _check_train,
     "transfer": _check_transfer,
+    "table": _check_table,
     "evaluate": _check_evaluation,
     "compare": _check_compare,
 }

@@ -141,6 +141,11 @@ KINDS = {
 
 def data_of(stage: Stage) -> Data:
     """The data config of the net that a stage is about."""
+    return made_by(stage).config.data
+
+
+def made_by(stage: Stage) -> Stage:
+    """The stage that makes the net that a stage is about: itself, or an input."""
     while not hasattr(stage.config, "data"):
         stage = stage.inputs.get("net") or stage.inputs["first"]
-    return stage.config.data
+    return stage

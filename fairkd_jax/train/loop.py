@@ -115,6 +115,9 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         accumulate=train.accumulate,
         deterministic=train.deterministic,
     )
+    source = opened.source(config.data.split)
+    for net in (program.student, *filter(None, teachers.values())):
+        source.require(net.view, net.architecture.rows())
     if start := weights.split(config.model)[1]:
         _check_published(config.data, program.student, start)
     return program, jax.tree.map(np.float32, methods)

@@ -149,6 +149,21 @@ def test_another_tokenizer_is_refused(exported):
     loop.check(train_stage(data(vocab_size=300), model).config, {})  # the same words: as good
 
 
+def test_a_word_without_an_embedding_matters_where_it_occurs(copied):
+    rows = json.loads((copied / "config.json").read_text())["vocab_size"]
+    (copied / "added_tokens.json").write_text(json.dumps({"<n>": rows}))
+    views, model = start(copied)
+    loop.check(train_stage(views, model).config, {})
+    asked = "premise: {premise} <n> hypothesis: {hypothesis}"
+    views = data(tokenizer=str(copied), prompt=asked)
+    told = (
+        rf"tokens up to {rows}, but the net's table has {rows} rows: example 0 has {rows}: .*prem"
+    )
+    refused(told, views, model)
+    own = data(vocab_size=300), NET | {"vocab_size": 20}
+    refused(r"tokens up to \d+, but the net's table has 20 rows: example 0 has", *own)
+
+
 def test_weights_without_a_tokenizer_are_taken_on_trust(exported, copied, caplog):
     for file in copied.glob("tokenizer*"):
         file.unlink()
