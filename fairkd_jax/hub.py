@@ -6,6 +6,8 @@ import pathlib
 import re
 from typing import Any
 
+from fairkd_jax import buckets, files
+
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # nothing that unpickling would run
 NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -13,12 +15,14 @@ NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 def resolve(name: str) -> pathlib.Path:
     """A folder or file that exists, as it is; else the folder of a hub model, fetched if need be.
 
+    That of a bucket is copied to this disk.
+
     A hub name is "org/model" or "model". Configs, tokenizers and safetensors are fetched, and kept
     in the hub library's cache. Raises FileNotFoundError where neither is there to be had.
     """
-    path = pathlib.Path(name).expanduser()
+    path = buckets.path(name)
     if name and path.exists():
-        return path
+        return buckets.near_folder(path, FILES) if path.is_dir() else buckets.near(path)
     reason: Exception | None = None
     why = "that is no hub name"
     if NAME.fullmatch(name):
@@ -27,7 +31,7 @@ def resolve(name: str) -> pathlib.Path:
         except Exception as error:  # its own, and those of the HTTP library that it uses
             reason, why = error, f"the hub gave none: {type(error).__name__}: {error}"
     raise FileNotFoundError(
-        f"{name!r} is neither a local folder or file ({path.absolute()} does not exist) nor a "
+        f"{name!r} is neither a local folder or file ({files.whole(path)} does not exist) nor a "
         f"model of the Hugging Face hub, 'org/model' or 'model' ({why})"
     ) from reason
 

@@ -4,11 +4,14 @@ Letters used in shapes everywhere: B batch, T tokens, D width, N heads, H head w
 G groups, A attributes, X Y K image height, width and channels, L lanes.
 """
 
+import pathlib
 from typing import Any
 
 import jax
+from etils import epath
 from flax import struct
 
+Path = pathlib.Path | epath.Path  # on a disk | in a bucket: see buckets.py
 Array = Any  # jax.Array, numpy array, ShapeDtypeStruct or sharding: pytrees carry all four
 Tree = Any  # nested dicts of arrays
 Batch = dict[str, Any]

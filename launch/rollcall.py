@@ -8,7 +8,6 @@ So is one that does not see the work folder which all must share.
 import contextlib
 import dataclasses
 import os
-import pathlib
 import re
 import secrets
 import selectors
@@ -16,6 +15,9 @@ import socket
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from fairkd_jax import files
+from fairkd_jax.types import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class NotShared(RuntimeError):
     """Processes that do not see the work folder of process 0."""
 
 
-def meet(hosts: Hosts, seconds: float, workdir: pathlib.Path | None = None) -> None:
+def meet(hosts: Hosts, seconds: float, workdir: Path | None = None) -> None:
     """Returns when all have reported, and see in `workdir` what process 0 wrote there.
 
     Raises TimeoutError naming those that did not report in time, NotShared naming those that do not
@@ -90,7 +92,7 @@ class _Line:
 
 
 def _wait_for_all(
-    port: int, count: int, deadline: float, seconds: float, workdir: pathlib.Path | None
+    port: int, count: int, deadline: float, seconds: float, workdir: Path | None
 ) -> None:
     there: dict[int, _Line] = {}
     with (
@@ -140,10 +142,10 @@ def _take(
         line.socket.close()
 
 
-def _agree_on_folder(there: Mapping[int, _Line], workdir: pathlib.Path | None) -> None:
+def _agree_on_folder(there: Mapping[int, _Line], workdir: Path | None) -> None:
     token = f".rollcall-{secrets.token_hex(8)}" if workdir else ""
     if workdir:
-        workdir.mkdir(parents=True, exist_ok=True)
+        files.make(workdir)
         (workdir / token).write_text("Is this folder seen by all processes?\n")
     try:
         for line in there.values():
@@ -178,7 +180,7 @@ def _report(
     index: int,
     deadline: float,
     seconds: float,
-    workdir: pathlib.Path | None,
+    workdir: Path | None,
 ) -> None:
     host, port = address
     while time.monotonic() < deadline:
@@ -200,7 +202,7 @@ def _report(
     )
 
 
-def _look(workdir: pathlib.Path | None, token: str) -> str:
+def _look(workdir: Path | None, token: str) -> str:
     """What to answer: a shared folder may show a new file late."""
     until = time.monotonic() + LOOK_SECONDS
     while token:

@@ -13,7 +13,8 @@ import rollcall
 from absl import flags, logging
 from jax.sharding import Mesh
 
-from fairkd_jax import processes, sharding
+from fairkd_jax import buckets, files, processes, sharding
+from fairkd_jax.types import Path
 
 FAKE_DEVICES = flags.DEFINE_integer(
     "fake_devices", 0, "Pretend this many CPU devices, to try shardings on a laptop."
@@ -38,7 +39,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is; with -
 WAIT_SECONDS = flags.DEFINE_integer("wait_seconds", 60, "For the other hosts to report.")
 
 
-def start(workdir: pathlib.Path | None = None) -> Mesh:
+def start(workdir: Path | None = None) -> Mesh:
     """Devices, other hosts and the mesh as the flags say; call it before anything else uses JAX.
 
     Raises TimeoutError naming the hosts that do not report in time, and `rollcall.NotShared` naming
@@ -59,7 +60,7 @@ def start(workdir: pathlib.Path | None = None) -> Mesh:
     return sharding.make_mesh(FSDP.value)
 
 
-def _join_hosts(workdir: pathlib.Path | None) -> None:
+def _join_hosts(workdir: Path | None) -> None:
     """Meets the other processes before anything is compiled."""
     given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if None in given and any(v is not None for v in given):
@@ -106,8 +107,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def folder(path: str | None) -> pathlib.Path:
+def folder(path: str | None) -> Path:
     """The folder of `--workdir`; a clear end if the flag is missing."""
     if not path:
         raise flags.IllegalFlagValueError("--workdir=FOLDER is needed: everything is written there")
-    return pathlib.Path(path).expanduser().absolute()
+    return files.whole(buckets.path(path))

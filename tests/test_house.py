@@ -10,7 +10,10 @@ from conftest import ROOT
 from fairkd_jax import registry
 
 ORDER = [
-    {"types", "registry", "hub", "files"},
+    {"types", "registry"},
+    {"buckets"},
+    {"files"},
+    {"hub"},
     {"config", "sharding", "losses", "processes"},
     {"data"},
     {"models"},

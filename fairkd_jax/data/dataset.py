@@ -6,13 +6,13 @@ A split is a table in memory: `columns` hold label, attribute, id and the raw in
 
 import abc
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class DataSet(abc.ABC):
     def load(self, split: str) -> Split:
         """One split, the same at every call. Raises UnknownName for a split that is not there."""
 
-    def reads(self, split: str) -> Mapping[str, pathlib.Path]:
+    def reads(self, split: str) -> Mapping[str, Path]:
         """The files that `load(split)` reads, by a name that does not say where they lie.
 
         Their content is part of the identity of every stage that uses the split.
@@ -128,11 +128,11 @@ class View(abc.ABC):
     def fit(self, train: Split) -> "Encoder":
         """What this view learns from the training split (a vocabulary; nothing for images)."""
 
-    def reads(self) -> Mapping[str, pathlib.Path]:
+    def reads(self) -> Mapping[str, Path]:
         """The files that `fit` reads beside the training split, by name."""
         return {}
 
-    def options_for(self, folder: pathlib.Path, encoder: "Encoder") -> dict[str, Any] | None:
+    def options_for(self, folder: Path, encoder: "Encoder") -> dict[str, Any] | None:
         """Options that this view lacks to give what published weights in a folder read.
 
         {}: `encoder`, this view fitted, gives them that. None: the folder does not say. Raises
@@ -150,7 +150,7 @@ class Encoder(abc.ABC):
     def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays [n, ...] for the rows given; a pure function, row by row."""
 
-    def save(self, folder: pathlib.Path) -> None:
+    def save(self, folder: Path) -> None:
         """Writes what others need to encode inputs as this does, beside exported weights.
 
         Nothing, unless the view has published files of its own.

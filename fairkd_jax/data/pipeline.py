@@ -7,7 +7,6 @@ kept in memory; a batch is a gather of rows.
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from fairkd_jax.config import Data, Plugin, as_dict
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
 from fairkd_jax.data.tables import Table
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Batch, Inputs
+from fairkd_jax.types import Batch, Inputs, Path
 
 KEPT_BYTES = 2**30  # views of a split that would be larger are encoded batch by batch
 ROWS_AT_ONCE = 4096  # while encoding: bounds the memory beside the result
@@ -139,7 +138,7 @@ def _views(set_key: str, views_key: str) -> tuple[str, str, Content]:
     return set_key, views_key, (*_content(set_key, "train")[2], *_digests(named))
 
 
-def _digests(named: Mapping[str, pathlib.Path]) -> Content:
+def _digests(named: Mapping[str, Path]) -> Content:
     return tuple((name, files.digest(path)) for name, path in named.items())
 
 

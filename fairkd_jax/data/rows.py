@@ -13,7 +13,9 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from fairkd_jax import buckets
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Path
 
 Row = Mapping[str, str]
 Fields = Iterator[tuple[int, list[str]]]  # (number of the first line, from 1; its fields)
@@ -22,7 +24,7 @@ Columns = Mapping[str, Callable[[Any], str]]  # those asked for, and how their v
 
 
 def read_rows(
-    path: pathlib.Path, texts: Collection[str], names: Collection[str]
+    path: Path, texts: Collection[str], names: Collection[str]
 ) -> Iterator[tuple[int, Row]]:
     """(number of its first line, from 1; {column: value}) of each row, of the columns asked for.
 
@@ -37,7 +39,7 @@ def read_rows(
     columns = dict.fromkeys(names, as_name) | dict.fromkeys(texts, _as_text)
     opened = gzip.open if path.name.endswith(".gz") else open
     try:
-        with opened(path, "rb") as file:
+        with opened(buckets.near(path), "rb") as file:
             yield from reader(_lines(file), path, columns)
     except UnknownName:
         raise
@@ -45,7 +47,7 @@ def read_rows(
         raise ValueError(f"{path}: {error}") from error
 
 
-def format_of(path: pathlib.Path) -> str:
+def format_of(path: Path) -> str:
     """The suffix that says how a file is read, without .gz; UnknownName if none does."""
     suffix = pathlib.Path(path.name.removesuffix(".gz")).suffix
     if suffix not in READERS:
@@ -90,12 +92,12 @@ def _lines(file: Iterable[bytes]) -> Iterator[str]:
         raise ValueError(f"broken after line {number}: {error}") from error
 
 
-def _tsv(lines: Iterator[str], path: pathlib.Path, columns: Columns) -> Rows:
+def _tsv(lines: Iterator[str], path: Path, columns: Columns) -> Rows:
     fields = (line.rstrip("\r\n").split("\t") for line in lines)
     return _table(enumerate(fields, 1), path, columns)
 
 
-def _csv(lines: Iterator[str], path: pathlib.Path, columns: Columns) -> Rows:
+def _csv(lines: Iterator[str], path: Path, columns: Columns) -> Rows:
     return _table(_records(lines), path, columns)
 
 
@@ -110,7 +112,7 @@ def _records(lines: Iterator[str]) -> Fields:
         raise ValueError(f"line {number}, where the row begins: {error}") from error
 
 
-def _table(fields: Fields, path: pathlib.Path, columns: Columns) -> Rows:
+def _table(fields: Fields, path: Path, columns: Columns) -> Rows:
     filled = _without_blank_end(fields)
     header = [name.strip() for name in next(filled, (1, []))[1]]
     repeated = sorted({name for name in header if name and header.count(name) > 1})
@@ -138,7 +140,7 @@ def _without_blank_end(fields: Fields) -> Fields:
             yield number, values
 
 
-def _jsonl(lines: Iterator[str], path: pathlib.Path, columns: Columns) -> Rows:
+def _jsonl(lines: Iterator[str], path: Path, columns: Columns) -> Rows:
     for number, (line,) in _without_blank_end(enumerate(([line] for line in lines), 1)):
         try:
             row = json.loads(line, object_pairs_hook=_without_repeats)

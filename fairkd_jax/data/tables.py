@@ -6,9 +6,7 @@ A folder with `id.npy`, one `<column>.npy` a column and `about.json`, renamed in
 import dataclasses
 import json
 import os
-import pathlib
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fairkd_jax import losses
-from fairkd_jax.types import Array, Batch, Outputs
+from fairkd_jax import buckets, files, losses
+from fairkd_jax.types import Array, Batch, Outputs, Path
 
 COLUMNS: Mapping[str, Callable[[Outputs, Batch], Array]] = {
     "logits": lambda outputs, batch: outputs.logits,
@@ -35,7 +33,7 @@ COLUMNS: Mapping[str, Callable[[Outputs, Batch], Array]] = {
 class Table:
     """A table on disk, its columns memory-mapped."""
 
-    folder: pathlib.Path
+    folder: Path
     about: Mapping[str, Any]
     id: np.ndarray  # [N], ascending
     columns: Mapping[str, np.ndarray]  # [N, ...]
@@ -68,7 +66,7 @@ def write_table(
 
     Raises ValueError for repeated ids, columns of another length or names that are no file names.
     """
-    folder, id = pathlib.Path(folder), np.asarray(id)
+    folder, id = buckets.path(folder), np.asarray(id)
     order = np.argsort(id, kind="stable")
     if len(np.unique(id)) != len(id):
         raise ValueError(f"table {folder}: example ids repeat")
@@ -80,27 +78,32 @@ def write_table(
                 f"table {folder}: column {name!r} has {len(column)} rows for {len(id)} ids"
             )
     arrays = {"id": id[order]} | {k: np.asarray(v)[order] for k, v in columns.items()}
+    # In a bucket nothing is renamed: a table is there when its about.json is, which comes last.
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = partial if buckets.is_local(folder) else folder
+    files.remove(partial)
+    files.make(partial)
     for name, array in arrays.items():
-        np.save(partial / f"{name}.npy", array, allow_pickle=False)
+        with (partial / f"{name}.npy").open("wb") as file:
+            np.save(file, array, allow_pickle=False)
     shapes = {k: [str(v.dtype), list(v.shape)] for k, v in arrays.items()}
     (partial / "about.json").write_text(json.dumps({"arrays": shapes, "about": dict(about)}))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    if partial != folder:
+        files.remove(folder)
+        partial.rename(folder)
 
 
 def read_table(folder: str | os.PathLike) -> Table:
     """The table in a folder. Raises FileNotFoundError if there is none, ValueError if damaged."""
-    folder = pathlib.Path(folder)
+    folder = buckets.path(folder)
     if not (folder / "about.json").is_file():
         raise FileNotFoundError(f"no table in {folder}")
     try:
         content = json.loads((folder / "about.json").read_text())
         arrays = {}
         for name, (dtype, shape) in content["arrays"].items():
-            array = np.load(folder / f"{name}.npy", mmap_mode="r" if 0 not in shape else None)
+            file = buckets.near(folder / f"{name}.npy")
+            array = np.load(file, mmap_mode="r" if 0 not in shape else None)
             if [str(array.dtype), list(array.shape)] != [dtype, shape]:
                 raise ValueError(f"{name} is {array.dtype} {array.shape}, not {dtype} {shape}")
             arrays[name] = array

@@ -9,7 +9,6 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -23,6 +22,7 @@ from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
 from fairkd_jax.train import log
+from fairkd_jax.types import Path
 
 RULES = {  # selection rules in words
     "last": "the weights of the last step",
@@ -48,8 +48,7 @@ def write(study: Path) -> Path:
 def _write(study: Path) -> None:
     finished = records.read(study)
     page = render(finished)
-    folder = study / "report"
-    folder.mkdir(exist_ok=True)
+    folder = files.make(study / "report")
     files.write(folder / "records.csv", records.as_csv(finished))
     files.write(folder / "index.html", page)
 

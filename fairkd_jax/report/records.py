@@ -9,7 +9,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from fairkd_jax import files
 from fairkd_jax.evaluation.fairness import gap_id_ood
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import stored
+from fairkd_jax.types import Path
 
 COLUMNS = (
     "study", "run", "role", "debias", "distill", "model", "parameters", "teacher_model", "seed",

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 import jax
 from absl import logging
 
-from fairkd_jax import files, processes
+from fairkd_jax import buckets, files, processes
+from fairkd_jax.types import Path
 
 LEASE = 30.0  # seconds without renewal after which a claim is void
 LOOK = 0.2  # seconds between attempts
@@ -77,9 +78,7 @@ def _process(number: int) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def claimed(
-    folder: pathlib.Path, stopping: Callable[[], bool] = lambda: False
-) -> Iterator["Claim"]:
+def claimed(folder: Path, stopping: Callable[[], bool] = lambda: False) -> Iterator["Claim"]:
     """A claim on the folder, had by process 0 of the run; waits for one that another has.
 
     All processes call it together. Raises `processes.Interrupted` where they are asked to stop.
@@ -112,7 +111,7 @@ def claimed(
 class Claim:
     """One process's claim on a folder: `attempt()` until it is had, `guard()` before writing."""
 
-    def __init__(self, folder: pathlib.Path, lease: float = LEASE):
+    def __init__(self, folder: Path, lease: float = LEASE):
         self.folder, self.lease = folder / FOLDER, lease
         self._holder, self._token = this_process(), secrets.token_hex(6)
         self._path = self.folder / f"{self._token}.json"
@@ -161,14 +160,15 @@ class Claim:
         """Others may claim the folder."""
         self._ended.set()
         files.remove(self._path)
-        with contextlib.suppress(OSError):  # another claimant is there
-            files.tidy(self.folder)  # one that is just writing will write again
-            self.folder.rmdir()
+        if buckets.is_local(self.folder):
+            with contextlib.suppress(OSError):  # another claimant is there
+                files.tidy(self.folder)  # one that is just writing will write again
+                self.folder.rmdir()
 
     def _write(self, number: int) -> None:
         content = dataclasses.asdict(self._holder) | {"number": number, "beat": self._beats}
         for _ in range(10):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            files.make(self.folder)
             try:
                 files.write(self._path, json.dumps(content), sync=False)
                 break

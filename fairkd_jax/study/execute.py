@@ -5,7 +5,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import signal
 import sys
@@ -20,19 +19,20 @@ import pandas
 from absl import logging
 from jax.sharding import Mesh
 
-from fairkd_jax import files, processes, registry
+from fairkd_jax import buckets, files, processes, registry
 from fairkd_jax.config import Study, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.study import plan, reads, stage, stored
 from fairkd_jax.study.check import check
 from fairkd_jax.study.claim import claimed
 from fairkd_jax.train import log, loop
+from fairkd_jax.types import Path
 
 DEAF = 20.0  # seconds after which a signal that Python could not handle ends the process
 PACKAGES = ("fairkd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def table_of_stages(planned: list[plan.Run], workdir: pathlib.Path) -> str:
+def table_of_stages(planned: list[plan.Run], workdir: Path) -> str:
     """What `--dry_run` prints: stages by kind, model and method; done, partial, missing, shared."""
     users = Counter(s.identity for run in planned for s in plan.stages([run]))
     rows = []
@@ -55,9 +55,7 @@ def table_of_stages(planned: list[plan.Run], workdir: pathlib.Path) -> str:
     return f"{table.to_string(index=False)}\n{len(planned)} runs, {len(frame)} stages: {total}"
 
 
-def run(
-    study: Study, workdir: pathlib.Path, mesh: Mesh, given: Mapping[str, Any] | None = None
-) -> pathlib.Path:
+def run(study: Study, workdir: Path, mesh: Mesh, given: Mapping[str, Any] | None = None) -> Path:
     """All stages of a study that are not done yet, with a bar over them; then `study.json`.
 
     `given` as in `check`. Returns the study's own folder.
@@ -70,7 +68,7 @@ def run(
     return write_study(study, planned, workdir, seconds=seconds)
 
 
-def run_stages(planned: list[plan.Run], workdir: pathlib.Path, mesh: Mesh, name: str) -> None:
+def run_stages(planned: list[plan.Run], workdir: Path, mesh: Mesh, name: str) -> None:
     """The stages of some runs, in order, unless they are done.
 
     Raises `processes.Interrupted` where SIGTERM asked to stop, `reads.Changed` where a file that
@@ -120,14 +118,14 @@ def stop_on_sigterm() -> Iterator[Any]:
         os.close(reader)
 
 
-def folder_of(workdir: pathlib.Path, name: str) -> pathlib.Path:
+def folder_of(workdir: Path, name: str) -> Path:
     """The folder that a study of this name owns, beside the stages that all studies share."""
     return workdir / "studies" / name
 
 
 def write_study(
-    study: Study, planned: list[plan.Run], workdir: pathlib.Path, seconds: float | None
-) -> pathlib.Path:
+    study: Study, planned: list[plan.Run], workdir: Path, seconds: float | None
+) -> Path:
     """`study.json`: what the report needs to know beside the stages' results; process 0 writes.
 
     Returns the study's folder. Raises ValueError where it holds another study of this name.
@@ -142,8 +140,8 @@ def write_study(
 def _write_study(
     study: Study,
     planned: list[plan.Run],
-    workdir: pathlib.Path,
-    path: pathlib.Path,
+    workdir: Path,
+    path: Path,
     seconds: float | None,
 ) -> None:
     files.tidy(path.parent)
@@ -176,7 +174,7 @@ def _write_study(
     )
 
 
-def _before(path: pathlib.Path) -> dict[str, Any]:
+def _before(path: Path) -> dict[str, Any]:
     """What `study.json` says; {} where there is none, or where it is damaged: it is derived."""
     try:
         return files.read_sealed(path)
@@ -188,7 +186,7 @@ def _before(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_own(
-    path: pathlib.Path,
+    path: Path,
     before: Mapping[str, Any],
     planned: list[plan.Run],
     asked: list[str],
@@ -207,12 +205,16 @@ def _check_own(
             f"with {len(planned)} runs: it would be lost. To keep both, {remedy}"
         )
     old = before.get("reads", {})
-    there = any(os.path.isfile(p) and files.digest(pathlib.Path(p)) == d for p, d in old.items())
+    there = any(_holds(buckets.path(p), digest) for p, digest in old.items())
     if there and not {*old} & {*read} and not {*old.values()} <= {*read.values()}:
         raise ValueError(
             f"{path} tells of a study of the same name that read {', '.join(sorted(old))}; this "
             f"one reads other files with other content. To keep both, {remedy}"
         )
+
+
+def _holds(path: Path, digest: str) -> bool:
+    return path.is_file() and files.digest(path) == digest
 
 
 def _row(run: plan.Run) -> dict[str, Any]:
@@ -271,7 +273,7 @@ def _data(planned: list[plan.Run]) -> dict[str, Any]:
     return found
 
 
-def _ledger(planned: list[plan.Run], workdir: pathlib.Path) -> list[dict[str, Any]]:
+def _ledger(planned: list[plan.Run], workdir: Path) -> list[dict[str, Any]]:
     """What each finished stage cost."""
     rows = []
     for one in plan.stages(planned):

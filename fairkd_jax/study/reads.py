@@ -5,13 +5,13 @@ asked of its config each time.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, Stage, TrainStage
 from fairkd_jax.models import weights
+from fairkd_jax.types import Path
 
 
 class Changed(RuntimeError):
@@ -39,7 +39,7 @@ def forgotten(stage: Stage) -> Stage:
     return dataclasses.replace(stage, inputs=inputs, reads={})
 
 
-def paths(stage: Stage) -> dict[str, pathlib.Path]:
+def paths(stage: Stage) -> dict[str, Path]:
     """Where the files lie that a stage itself reads, by name."""
     return dict(KINDS[stage.kind](stage))
 
@@ -77,7 +77,7 @@ def watch(stages: Iterable[Stage]) -> Callable[[], None]:
     return check
 
 
-Files = Iterator[tuple[str, pathlib.Path]]
+Files = Iterator[tuple[str, Path]]
 
 
 def _split(spec: Plugin, *splits: str) -> Files:
@@ -85,7 +85,7 @@ def _split(spec: Plugin, *splits: str) -> Files:
         yield from _of(f"{spec['name']} {key}", _set(spec).reads(key))
 
 
-def _of(place: str, found: Mapping[str, pathlib.Path]) -> Files:
+def _of(place: str, found: Mapping[str, Path]) -> Files:
     for name, path in found.items():
         yield f"{place}: {name}", path
 

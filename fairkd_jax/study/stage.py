@@ -6,7 +6,6 @@ named, and the stage is done again.
 
 import dataclasses
 import math
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +30,7 @@ from fairkd_jax.study.claim import Claim, claimed
 from fairkd_jax.study.reads import data_of
 from fairkd_jax.train import checkpoint, loop
 from fairkd_jax.train.step import fresh_net
-from fairkd_jax.types import Batch
+from fairkd_jax.types import Batch, Path
 
 Guard = Callable[[], None]
 NET_FILE = "net.json"  # which inputs a stage's net was trained on
@@ -42,13 +41,13 @@ KEPT_NETS = 8  # trained nets kept in memory: the next stage usually asks for th
 class Place:
     """Where stages run: a folder, a mesh, who may stop them, and what must not change meanwhile."""
 
-    workdir: pathlib.Path
+    workdir: Path
     mesh: Mesh
     stopping: Callable[[], bool] = lambda: False
     watch: Callable[[], None] = lambda: None  # raises where a file that is read has changed
     nets: dict[str, tuple[Net, Any]] = dataclasses.field(default_factory=dict)
 
-    def folder(self, stage: Stage) -> pathlib.Path:
+    def folder(self, stage: Stage) -> Path:
         """The stage's own folder."""
         return self.workdir / "stages" / stage.identity
 
@@ -173,12 +172,12 @@ def _transfer(stage: Stage, place: Place, guard: Guard) -> int:
     return 0
 
 
-def _write_inputs(net: Net, folder: pathlib.Path) -> None:
+def _write_inputs(net: Net, folder: Path) -> None:
     if jax.process_index() == 0:
         files.write_json(folder / NET_FILE, {"view": net.view, "identity": net.identity})
 
 
-def _check_inputs(net: Net, folder: pathlib.Path) -> None:
+def _check_inputs(net: Net, folder: Path) -> None:
     """Raises ValueError unless the net reads what it was trained on."""
     path = folder / NET_FILE
     trained = files.read_json(path) if path.exists() else {}

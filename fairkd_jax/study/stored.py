@@ -8,20 +8,20 @@ done           seconds, examples, digests of the products; written last
 """
 
 import contextlib
-import pathlib
 from typing import Any
 
 from fairkd_jax import files
 from fairkd_jax.config import KINDS, Stage, as_dict, parse
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study.claim import FOLDER as CLAIMS
+from fairkd_jax.types import Path
 
 STATES = ("done", "partial", "missing", "damaged")
 DONE, CONFIG, CHECKPOINTS = "done", "config.json", "checkpoints"
 NO_PRODUCTS = (CLAIMS, CONFIG, CHECKPOINTS, DONE)
 
 
-def state_of(stage: Stage, workdir: pathlib.Path) -> str:
+def state_of(stage: Stage, workdir: Path) -> str:
     """ "done", "partial" (it goes on from there), "missing", or "damaged": it is done again."""
     folder = workdir / "stages" / stage.identity
     if (wrong := faults(folder)) is not None:
@@ -29,7 +29,7 @@ def state_of(stage: Stage, workdir: pathlib.Path) -> str:
     return "partial" if folder.exists() else "missing"
 
 
-def faults(folder: pathlib.Path, *, anew: bool = False) -> list[str] | None:
+def faults(folder: Path, *, anew: bool = False) -> list[str] | None:
     """What is wrong with the products of a finished stage, a phrase each; None: not finished.
 
     `anew`: all is read now, whatever is remembered of files that did not change. Raises OSError,
@@ -44,13 +44,13 @@ def faults(folder: pathlib.Path, *, anew: bool = False) -> list[str] | None:
     return files.faults(folder, products, anew=anew)
 
 
-def unusable(folder: pathlib.Path) -> list[str]:
+def unusable(folder: Path) -> list[str]:
     """Why the products of a stage cannot be read; [] where they can."""
     wrong = faults(folder)
     return ["it is not finished"] if wrong is None else wrong
 
 
-def require(folder: pathlib.Path, what: str) -> pathlib.Path:
+def require(folder: Path, what: str) -> Path:
     """The folder. Raises files.Damaged, naming what is wrong, where the products cannot be read."""
     if wrong := unusable(folder):
         raise files.Damaged(
@@ -59,7 +59,7 @@ def require(folder: pathlib.Path, what: str) -> pathlib.Path:
     return folder
 
 
-def read(workdir: pathlib.Path, identity: str) -> Stage:
+def read(workdir: Path, identity: str) -> Stage:
     """The stage that a folder was made for, with its inputs.
 
     Raises UnknownName where there is no such stage, ValueError where its folder was altered.
@@ -87,14 +87,14 @@ def about(stage: Stage) -> dict[str, Any]:
     return {"kind": stage.kind, "config": config, "inputs": inputs, "reads": dict(stage.reads)}
 
 
-def clear(folder: pathlib.Path) -> None:
+def clear(folder: Path) -> None:
     """Removes what a killed or damaged stage left, but for claims and checkpoints."""
     for left in folder.iterdir():
         if left.name not in (CLAIMS, CHECKPOINTS):
             files.remove(left)
 
 
-def close(folder: pathlib.Path, facts: dict[str, Any]) -> None:
+def close(folder: Path, facts: dict[str, Any]) -> None:
     """All products are there: writes `done` with their digests, and lets checkpoints go."""
     files.sync(folder)
     products = files.digests(folder, leave=NO_PRODUCTS)
@@ -102,7 +102,7 @@ def close(folder: pathlib.Path, facts: dict[str, Any]) -> None:
     files.remove(folder / CHECKPOINTS)
 
 
-def refresh(folder: pathlib.Path, stage: Stage) -> None:
+def refresh(folder: Path, stage: Stage) -> None:
     """Brings a finished stage's folder up to date: where files lie now; nothing that was left."""
     for left in (CHECKPOINTS, CLAIMS):  # of a run that was killed as it ended
         with contextlib.suppress(OSError):  # or that is just removing them itself

@@ -1,14 +1,13 @@
 """Reads everything in a work folder and says what is not as it was written."""
 
-import pathlib
-
 from fairkd_jax import files
 from fairkd_jax.study import stored
 from fairkd_jax.study.claim import FOLDER as CLAIMS
 from fairkd_jax.train import log
+from fairkd_jax.types import Path
 
 
-def verify(workdir: pathlib.Path) -> tuple[list[str], int]:
+def verify(workdir: Path) -> tuple[list[str], int]:
     """(lines to print, how many stages or studies are damaged).
 
     Every byte is read, whatever is remembered of files that did not change. Nothing is altered.
@@ -35,7 +34,7 @@ def verify(workdir: pathlib.Path) -> tuple[list[str], int]:
     ], wrong
 
 
-def _faults(folder: pathlib.Path) -> list[str] | None:
+def _faults(folder: Path) -> list[str] | None:
     """None: not finished."""
     try:
         found = stored.faults(folder, anew=True)

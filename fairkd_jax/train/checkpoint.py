@@ -7,13 +7,13 @@ folder gets its final name when all of it is there.
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import orbax.checkpoint as ocp
 from absl import logging
 
 from fairkd_jax import files, processes
+from fairkd_jax.types import Path
 
 KEPT = 2  # the newest so many
 PROGRESS, DIGESTS = "progress.json", "digests.json"
@@ -25,9 +25,9 @@ OPTIONS = ocp.AsyncOptions(create_directories_asynchronously=False)  # a failed 
 class Checkpoints:
     """The last states of a run, written without stopping it."""
 
-    def __init__(self, folder: pathlib.Path):
-        self._folder = folder.absolute()
-        self._progress: Any = None
+    def __init__(self, folder: Path):
+        self._folder = files.whole(folder)
+        self._saving: tuple[int, Any] = 0, None  # step and progress
         options = dataclasses.replace(OPTIONS, post_finalization_callback=self._seal)
         self._checkpointer = ocp.StandardCheckpointer(async_options=options)
         processes.lead(self._tidy)
@@ -42,7 +42,7 @@ class Checkpoints:
         `progress` is what JSON can say. Raises what stopped the one before it.
         """
         self._finish()
-        self._progress = files.plain(progress)
+        self._saving = step, files.plain(progress)
         self._checkpointer.save(self._folder / str(step), state, force=True)
 
     def restore(self, target: Any) -> tuple[Any, Any] | None:
@@ -75,20 +75,25 @@ class Checkpoints:
         self._checkpointer.wait_until_finished()
         processes.lead(lambda: [files.remove(self._path(s)) for s in self.steps()[KEPT:]] and None)
 
-    def _path(self, step: int) -> pathlib.Path:
+    def _path(self, step: int) -> Path:
         return self._folder / str(step)
 
     def _seal(self) -> None:
         """Called by Orbax in process 0 when all arrays are there, before the folder is renamed."""
-        (partial,) = self._folder.glob(TEMPORARY)
-        files.write_json(partial / PROGRESS, self._progress)
+        step, progress = self._saving
+        # In a bucket the folder has its name from the start; what tells that it is whole is here.
+        (partial,) = [*self._folder.glob(TEMPORARY)] or [self._path(step)]
+        files.write_json(partial / PROGRESS, progress)
         files.write_sealed(partial / DIGESTS, {"files": files.digests(partial, (STAMPED,))})
 
     def _tidy(self) -> None:
         """Removes what killed runs left unfinished."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        files.make(self._folder)
         for path in self._folder.glob(TEMPORARY):
             files.remove(path)
+        for path in map(self._path, self.steps()):
+            if not (path / DIGESTS).exists():
+                files.remove(path)
 
     def _newest(self) -> dict[str, Any] | None:
         for step in self.steps():
@@ -109,13 +114,13 @@ class Checkpoints:
         return None
 
 
-def save_net(folder: pathlib.Path, variables: dict[str, Any]) -> None:
+def save_net(folder: Path, variables: dict[str, Any]) -> None:
     """Writes the variables of a net, over those that were there."""
     with ocp.StandardCheckpointer(async_options=OPTIONS) as checkpointer:
-        checkpointer.save(folder.absolute(), variables, force=True)
+        checkpointer.save(files.whole(folder), variables, force=True)
 
 
-def load_net(folder: pathlib.Path, target: Any) -> dict[str, Any]:
+def load_net(folder: Path, target: Any) -> dict[str, Any]:
     """Reads the variables of a net onto the shapes and shardings of `target`.
 
     Raises FileNotFoundError where there are none, ValueError where they do not fit.
@@ -124,6 +129,6 @@ def load_net(folder: pathlib.Path, target: Any) -> dict[str, Any]:
         raise FileNotFoundError(f"no trained net in {folder}")
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            return checkpointer.restore(folder.absolute(), target)
+            return checkpointer.restore(files.whole(folder), target)
         except Exception as error:
             raise ValueError(f"the net in {folder} cannot be read: {error}") from error

@@ -4,7 +4,6 @@ It is a log and decides nothing: a resumed run takes its lines from the checkpoi
 """
 
 import json
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 from tqdm import tqdm
 
 from fairkd_jax import files
+from fairkd_jax.types import Path
 
 EVERY = 5.0  # seconds between writes on the way
 
@@ -23,7 +23,7 @@ class Writer:
     `write_scalars(step, scalars)` and `flush()` are named as in clu's `MetricWriter`.
     """
 
-    def __init__(self, path: pathlib.Path, lines: list[dict]):
+    def __init__(self, path: Path, lines: list[dict]):
         self.lines, self._path, self._written = lines, path, 0.0
         self.flush()
 
@@ -45,6 +45,6 @@ def progress(**options: Any) -> tqdm:
     return tqdm(disable=None if jax.process_index() == 0 else True, **options)
 
 
-def read(path: pathlib.Path) -> list[dict]:
+def read(path: Path) -> list[dict]:
     """All lines of a finished run; none where there is no file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -7,7 +7,6 @@ checkpoint at step s means that everything up to s was checked, logged and valid
 import contextlib
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +33,7 @@ from fairkd_jax.train.step import (
     make_spec,
     table_of,
 )
+from fairkd_jax.types import Path
 
 SCOPES = ("total", "task")
 
@@ -141,7 +141,7 @@ def _check_published(data: Data, net: Net, start: weights.Start) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _say_on_trust(folder: pathlib.Path, view: str) -> None:
+def _say_on_trust(folder: Path, view: str) -> None:
     logging.warning(
         "nothing in %s says which inputs its weights were made for: that they read what view %r "
         "gives is taken on trust",
@@ -195,7 +195,7 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
 
 def run(
     config: TrainStage,
-    folder: pathlib.Path,
+    folder: Path,
     mesh: Mesh,
     inputs: Inputs = Inputs(),
     *,
@@ -324,7 +324,7 @@ def _start_from(state: Any, variables: Any, name: str = "student") -> Any:
     return state.replace(params=params, stats=state.stats | {name: variables["stats"]})
 
 
-def _check_finite(pending: list[dict], done: int, folder: pathlib.Path) -> dict[str, float]:
+def _check_finite(pending: list[dict], done: int, folder: Path) -> dict[str, float]:
     """The newest scalars; NotFinite with the first step since the last check that went wrong."""
     fetched = jax.device_get(pending)
     for back, scalars in zip(range(len(fetched) - 1, -1, -1), fetched):

@@ -12,7 +12,6 @@ Training and validation on MNLI, and HANS as a set of its own to evaluate on:
 """
 
 import dataclasses
-import pathlib
 import re
 import zlib
 from collections import Counter
@@ -21,10 +20,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fairkd_jax import buckets
 from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
 from fairkd_jax.data.rows import Row, as_name, format_of, read_rows
 from fairkd_jax.data.shortcuts import SHORTCUTS
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +183,7 @@ class NliFiles(DataSet):
             collapses={k: tuple(v) for k, v in self.collapses.items() if k in self.label_names},
         )
 
-    def reads(self, split: str) -> dict[str, pathlib.Path]:
+    def reads(self, split: str) -> dict[str, Path]:
         self.require(split)
         path = self._root() / self._files()[split]
         return {f"{split} {format_of(path)}": path}
@@ -204,9 +205,7 @@ class NliFiles(DataSet):
         )
         return dataclasses.replace(made, left_out=dict(left_out))
 
-    def _kept(
-        self, split: str, path: pathlib.Path, left_out: Counter[str]
-    ) -> Iterator[tuple[int, Row]]:
+    def _kept(self, split: str, path: Path, left_out: Counter[str]) -> Iterator[tuple[int, Row]]:
         """Rows of the split, checked, with their lines; those left out are counted by reason."""
         where, (part, parts) = self._where(split), self._part(split)
         found: dict[str, set[str]] = {column: set() for column in where}
@@ -240,7 +239,7 @@ class NliFiles(DataSet):
                 _check(value, f"value in nli_files.where.{split}.{column}:", found[column])
 
     def _limited(
-        self, rows: list[tuple[int, Row]], path: pathlib.Path, left_out: Counter[str]
+        self, rows: list[tuple[int, Row]], path: Path, left_out: Counter[str]
     ) -> list[tuple[int, Row]]:
         """At most `limit` rows, evenly spaced; ValueError if no row of some name remains."""
         if not 0 < self.limit < len(rows):
@@ -257,8 +256,8 @@ class NliFiles(DataSet):
                 )
         return chosen
 
-    def _root(self) -> pathlib.Path:
-        return pathlib.Path(self.folder).expanduser()
+    def _root(self) -> Path:
+        return buckets.path(self.folder)
 
     def _files(self) -> dict[str, str]:
         return {"train": self.train, "val": self.val, "test": self.test, "hans": self.hans}
