@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 RULES = (  # (pattern of a path such as "opt/.../mu/nets/student/block00/mlp_in/kernel", rule)
@@ -30,8 +31,11 @@ def make_mesh(fsdp: int = 1, devices: Any = None) -> Mesh:
     devices = np.asarray(jax.devices() if devices is None else devices)
     if devices.size % fsdp:
         raise ValueError(f"fsdp = {fsdp} does not divide {devices.size} devices")
+    # Neighbours in the network of a slice are neighbours in the mesh.
+    shape = devices.size // fsdp, fsdp
+    grid = mesh_utils.create_device_mesh(shape, [*devices.flat], allow_split_physical_axes=True)
     # Auto is written out: axes are Explicit by default, where an embedding gather fails.
-    return Mesh(devices.reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -7,7 +7,6 @@ So is one that does not see the work folder which all must share.
 
 import contextlib
 import dataclasses
-import os
 import re
 import secrets
 import selectors
@@ -29,19 +28,21 @@ class Hosts:
     index: int
 
 
-def find(environment: Mapping[str, str] = os.environ) -> Hosts | None:
-    """The hosts of a TPU slice or of a Slurm step, as their environment tells; None elsewhere."""
-    workers = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    if len(workers) > 1:
-        return Hosts(f"{workers[0]}:8476", len(workers), int(environment["TPU_WORKER_ID"]))
-    count = int(environment.get("SLURM_NTASKS", 1))
-    if count > 1:
-        # "node[003-007,9]" begins with node003.
-        first = re.match(r"([^\[,]+)(?:\[(\d+))?", environment["SLURM_STEP_NODELIST"])
-        port = 2**15 + int(environment["SLURM_JOB_ID"]) % 2**12
-        name = first[1] + (first[2] or "")
-        return Hosts(f"{name}:{port}", count, int(environment["SLURM_PROCID"]))
-    return None
+def find(seconds: float) -> Hosts | None:
+    """The hosts as JAX itself detects them (TPU slices, Slurm, Open MPI, Kubernetes), or None.
+
+    `seconds`: for those whose names must be waited for.
+    """
+    # What `jax.distributed.initialize()` asks; there is no public way to ask it and no more.
+    from jax._src.clusters import ClusterEnv
+
+    nothing = dict.fromkeys(
+        ("coordinator_address", "num_processes", "process_id", "local_device_ids")
+    )
+    address, count, index, _ = ClusterEnv.auto_detect_unset_distributed_params(
+        **nothing, cluster_detection_method=None, initialization_timeout=round(seconds)
+    )
+    return None if address is None or count == 1 else Hosts(address, count, index)
 
 
 class NotShared(RuntimeError):
@@ -56,10 +57,11 @@ def meet(hosts: Hosts, seconds: float, workdir: Path | None = None) -> None:
     """
     name, port = hosts.coordinator.rsplit(":", 1)
     deadline = time.monotonic() + seconds
+    # The coordinator's own port is JAX's; the one before it is always there.
     if hosts.index == 0:
-        _wait_for_all(int(port) + 1, hosts.count, deadline, seconds, workdir)
+        _wait_for_all(int(port) - 1, hosts.count, deadline, seconds, workdir)
     else:
-        _report((name, int(port) + 1), hosts.index, deadline, seconds, workdir)
+        _report((name, int(port) - 1), hosts.index, deadline, seconds, workdir)
 
 
 # Lines of text. Another process: "fairkd_jax INDEX"; process 0, when all are there: "token NAME", a

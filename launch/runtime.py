@@ -30,7 +30,7 @@ COMPILATION_CACHE = flags.DEFINE_string(
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
     None,
-    "host:port of process 0. On TPU pods and under Slurm it is found by itself.",
+    "host:port of process 0. On TPU slices, under Slurm, Open MPI or Kubernetes JAX finds it.",
 )
 NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "How many processes; with --coordinator."
@@ -65,11 +65,11 @@ def _join_hosts(workdir: Path | None) -> None:
     given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if None in given and any(v is not None for v in given):
         raise ValueError("--coordinator, --num_processes and --process_id go together")
-    hosts = rollcall.find() if None in given else rollcall.Hosts(*given)
+    hosts = rollcall.find(WAIT_SECONDS.value) if None in given else rollcall.Hosts(*given)
     if hosts is None:
         return
     _say(f"process {hosts.index} of {hosts.count} waits for the others")
-    rollcall.meet(hosts, WAIT_SECONDS.value, workdir)
+    rollcall.meet(hosts, WAIT_SECONDS.value, workdir)  # names who is missing, which JAX does not
     jax.distributed.initialize(*given, initialization_timeout=WAIT_SECONDS.value)
 
 

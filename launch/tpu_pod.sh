@@ -9,8 +9,8 @@ Starts one command on every host of a TPU slice; each line of output names its h
     launch/tpu_pod.sh --name=SLICE --zone=ZONE [options] -- COMMAND...
 
     launch/tpu_pod.sh --name=v5e-16 --zone=europe-west4-b --sync -- \
-        'pip install -e ".[tpu]" && python3 launch/study.py \
-           --config=configs/studies/nli_small.py --workdir=gs://bucket/nli'
+        'pip install -e ".[tpu,gcs]" && python3 launch/study.py \
+           --config=configs/studies/quickstart.py --workdir=gs://bucket/quickstart'
 
   --name=SLICE      name of the TPU VM slice
   --zone=ZONE       its zone

@@ -17,16 +17,25 @@ TINY = pathlib.Path(__file__).parent / "tiny_study.py"
 ENVIRONMENT = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
 
 
+SLURM = {
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_ID": "17",
+    "SLURM_STEP_NODELIST": "node[003-005,9]",
+}
+
+
 def command(launcher: str, *flags: str) -> list[str]:
     return [sys.executable, str(ROOT / "launch" / f"{launcher}.py"), *flags]
 
 
-def begin(*arguments: str) -> subprocess.Popen:
+def begin(*arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         command(*arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         text=True,
     )
 
@@ -37,8 +46,8 @@ def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def study(workdir: pathlib.Path, *flags: str) -> subprocess.Popen:
-    return begin("study", f"--config={TINY}", f"--workdir={workdir}", *flags)
+def study(workdir: pathlib.Path, *flags: str, **environment: str) -> subprocess.Popen:
+    return begin("study", f"--config={TINY}", f"--workdir={workdir}", *flags, **environment)
 
 
 def records(workdir: pathlib.Path) -> pandas.DataFrame:
@@ -107,6 +116,13 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def two_by_slurm(workdir: pathlib.Path) -> list[subprocess.Popen]:
+    """As Slurm starts them: JAX finds the hosts in the environment."""
+    port = str(free_port())  # it follows from the number of the job
+    job = SLURM | {"SLURM_NTASKS": "2", "SLURM_JOB_ID": port, "SLURM_STEP_NODELIST": "localhost"}
+    return [study(workdir, **(job | {"SLURM_PROCID": str(i)})) for i in range(2)]
+
+
 def two(workdir: pathlib.Path) -> list[subprocess.Popen]:
     flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     return [study(workdir, *flags, f"--process_id={i}") for i in range(2)]
@@ -120,7 +136,7 @@ def assert_close(a: pandas.DataFrame, b: pandas.DataFrame) -> None:
 
 
 def test_two_processes_give_the_records_of_one_and_one_goes_on_for_two(unbroken, tmp_path):
-    for process in two(tmp_path / "both"):
+    for process in two_by_slurm(tmp_path / "both"):
         finish(process)
     assert_close(records(tmp_path / "both"), records(unbroken))
 
@@ -181,18 +197,30 @@ def test_compare_and_report_and_train_work_on_the_folder(unbroken, tmp_path):
     assert "report: " in finish(begin("report", f"--workdir={unbroken}"))[0]
 
 
+MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.0.0.2:34911",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+}
+
+
 @pytest.mark.quick
-def test_hosts_are_found_in_the_environment_of_slurm_and_of_tpu_slices():
-    sys.path.insert(0, str(ROOT / "launch"))
+@pytest.mark.parametrize(
+    ("environment", "count", "index", "host"),
+    [(SLURM, 4, 3, "node003"), (MPI, 2, 1, "10.0.0.2"), ({}, 1, 0, None)],
+)
+def test_hosts_are_found_as_jax_finds_them(environment, count, index, host, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "launch"))
     import rollcall
 
-    slurm = {
-        "SLURM_NTASKS": "4",
-        "SLURM_PROCID": "3",
-        "SLURM_JOB_ID": "17",
-        "SLURM_STEP_NODELIST": "node[003-005,9]",
-    }
-    assert rollcall.find(slurm) == rollcall.Hosts("node003:32785", 4, 3)
-    tpu = {"TPU_WORKER_HOSTNAMES": "10.0.0.2,10.0.0.3", "TPU_WORKER_ID": "1"}
-    assert rollcall.find(tpu) == rollcall.Hosts("10.0.0.2:8476", 2, 1)
-    assert rollcall.find({"SLURM_NTASKS": "1"}) is None
+    for name in [n for n in os.environ if n.startswith(("SLURM_", "OMPI_", "TPU_"))]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    hosts = rollcall.find(1)
+    if host is None:
+        assert hosts is None
+        return
+    assert (hosts.count, hosts.index) == (count, index)
+    assert hosts.coordinator.rsplit(":", 1)[0] == host
