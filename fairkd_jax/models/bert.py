@@ -42,6 +42,7 @@ class Bert(Architecture):
         "minilm_l6": {"depth": 6, "width": 384, "heads": 12},
     }
     model_types: ClassVar[tuple[str, ...]] = ("bert",)
+    signature: ClassVar[str] = r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight"
     before_head: ClassVar[tuple[str, ...]] = ("pooler",)
 
     depth: int = 2

@@ -7,6 +7,7 @@ under any JAX transformation. A Net hashes by value: equal architectures share c
 import abc
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -37,6 +38,7 @@ class Architecture(abc.ABC):
 
     # How the family is published, for those that are: read by `pretrained.py`.
     model_types: ClassVar[tuple[str, ...]] = ()  # what config.json calls it
+    signature: ClassVar[str] = ""  # regular expression of a key that only its weights have
     free: ClassVar[frozenset[str]] = frozenset(  # fields that weights of any value go with
         {"dropout", "attention_dropout", "dtype", "remat"}
     )
@@ -252,7 +254,7 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
         sizes = family.presets[preset]
     if start is not None:
         found = weights.find(start.pretrained)
-        _check_family(family, name, found)
+        check_family(family, found)
         if preset is None or found.config is not None:
             published = _published_sizes(family, name, found)
             said = sizes if preset is not None else published
@@ -263,11 +265,30 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
     return Net(architecture, num_classes, view, facts[view].get("identity", ""))
 
 
-def _check_family(family: type[Architecture], name: str, found: weights.Weights) -> None:
-    if (found.config or {}).get("model_type") not in (None, *family.model_types):
+def families(keys: Iterable[str]) -> dict[str, type[Architecture]]:
+    """The families of which weights with such keys are, by name."""
+    keys = [*keys]
+    known = {n: registry.plugin("models", n) for n in registry.available("models")}
+    return {n: f for n, f in known.items() if any(re.fullmatch(f.signature, k) for k in keys)}
+
+
+def check_family(family: type[Architecture], found: weights.Weights) -> None:
+    """Raises ValueError where the config.json or the keys of weights are those of other families.
+
+    A config without model_type may still say the class of the net: RoBERTa's body has BERT's keys.
+    """
+    name, config, types = registry.name_of(family), found.config or {}, family.model_types
+    model_type, classes = config.get("model_type"), config.get("architectures") or ()
+    usual = re.compile(rf"({'|'.join(types)})(Model|Encoder|For|LMHead|With)\w*", re.IGNORECASE)
+    told = f"model {name!r} reads weights of model_type {' or '.join(types)}, but"
+    if model_type not in (None, *types):
+        raise ValueError(f"{told} the config.json beside {found.name} says {model_type!r}")
+    if model_type is None and not all(usual.fullmatch(c) for c in classes):
+        raise ValueError(f"{told} the config.json beside {found.name} says architectures {classes}")
+    kinds = families(found.headers())
+    if kinds and name not in kinds:
         raise ValueError(
-            f"model {name!r} reads weights of model_type {' or '.join(family.model_types)}, but "
-            f"the config.json beside {found.name} says {found.config.get('model_type')!r}"
+            f"{told} by their keys, {found.name}: these are {' or '.join(kinds)} weights"
         )
 
 

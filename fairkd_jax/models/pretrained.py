@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 
 from fairkd_jax import hub, registry
 from fairkd_jax.data.dataset import Encoder
-from fairkd_jax.models.net import Architecture, Net, leaves, path_of
+from fairkd_jax.models.net import Architecture, Net, check_family, families, leaves, path_of
 from fairkd_jax.models.weights import HEADS, Weights, check_head, find
 from fairkd_jax.registry import UnknownName
 
@@ -100,6 +100,7 @@ def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | N
     tables = [_key_table(shapes, names) for names in family.published_names()]
     if not tables:
         raise ValueError(f"{type(family).__name__} has no published form to load")
+    check_family(type(family), weights)
     table = max(tables, key=lambda t: len(there.keys() & {k for keys in t.values() for k in keys}))
     fresh = {p for p in table if head == "fresh" and p.startswith(HEAD)}
     left = {k for p in fresh for k in table[p]} & there.keys()
@@ -254,17 +255,25 @@ def save(
 def architecture_from_config(path: str | Path, keys: Iterable[str] = ()) -> Architecture:
     """The architecture that a config.json describes; `path` is the file or its folder.
 
-    `keys` are those of the weights, where they are known (see `Architecture.from_config`).
-    Raises UnknownName for a model type that no family has, ValueError for an unknown variant.
+    `keys` are those of the weights, where they are known: they tell the family where the config
+    does not, and more (see `Architecture.from_config`). Raises UnknownName for a model type that no
+    family has, ValueError for an unknown variant, or where nothing tells the family.
     """
+    keys = [*keys]
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     config = hub.read_json(file)
-    families = [registry.plugin("models", n) for n in registry.available("models")]
-    types = {name: f for f in families for name in f.model_types}
-    model_type = str(config.get("model_type"))
-    if model_type not in types:
-        raise UnknownName(model_type, f"model_type in {file}:", types)
-    return types[model_type].from_config(config, keys)
+    known = {n: registry.plugin("models", n) for n in registry.available("models")}
+    types = {model_type: f for f in known.values() for model_type in f.model_types}
+    model_type, kinds = config.get("model_type"), families(keys)
+    if model_type is None and len(kinds) != 1:
+        raise ValueError(
+            f"{file} has no model_type, and {len(keys)} keys of weights are those of "
+            f"{' and '.join(kinds) or 'no family'}; choices: {', '.join(known)}"
+        )
+    if model_type not in (None, *types):
+        raise UnknownName(str(model_type), f"model_type in {file}:", types)
+    family = types[model_type] if model_type is not None else next(iter(kinds.values()))
+    return family.from_config(config, keys)
 
 
 def _key_table(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -63,6 +63,9 @@ class ResNet(Architecture):
         "152": _imagenet((3, 8, 36, 3), "bottleneck"),
     }
     model_types: ClassVar[tuple[str, ...]] = ("resnet",)
+    signature: ClassVar[str] = (
+        r"(resnet\.)?embedder\.embedder\.convolution\.weight|layer1\.0\.conv1\.weight"
+    )
 
     depths: tuple[int, ...] = (2, 2, 2, 2)  # blocks by stage; all but the first halve the map
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels that leave a stage

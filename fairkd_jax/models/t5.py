@@ -78,6 +78,7 @@ class T5(Architecture):
     }
     free: ClassVar[frozenset[str]] = Architecture.free | {"readout", "label_tokens"}
     model_types: ClassVar[tuple[str, ...]] = ("t5",)
+    signature: ClassVar[str] = r"(transformer\.)?encoder\.block\.0\.layer\.0\.SelfAttention\..*"
 
     depth: int = 6  # blocks of the encoder
     decoder_depth: int | None = None  # None: as many
@@ -279,9 +280,8 @@ class Stack(nnx.Module):
     def __init__(self, arch: T5, depth: int, decodes: bool, rngs: nnx.Rngs):
         self.depth, self.decodes = depth, decodes
         self.max_distance, self.dropout, self.remat = arch.max_distance, arch.dropout, arch.remat
-        self.relative = nnx.Embed(
-            arch.buckets, arch.heads, embedding_init=_init(arch.width), rngs=rngs
-        )
+        init = {"embedding_init": _init(arch.width), "rngs": rngs}
+        self.relative = nnx.Embed(arch.buckets, arch.heads, **init)
         for i in range(depth):
             setattr(self, f"block{i:02}", Block(arch, decodes, rngs))
         self.norm = RMSNorm(arch.width, arch.epsilon, arch.dtype)

@@ -67,6 +67,7 @@ class ViT(Architecture):
     }
     free: ClassVar[frozenset[str]] = Architecture.free | {"image", "pooling", "distillation"}
     model_types: ClassVar[tuple[str, ...]] = ("vit", "deit")
+    signature: ClassVar[str] = r"((vit|deit)\.)?embeddings\.cls_token"
 
     depth: int = 12
     width: int = 192
