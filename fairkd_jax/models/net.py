@@ -232,8 +232,10 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
 
     Or, `{"name": "bert", "pretrained": "FOLDER", "head": "fresh", option: value}`: the folder, the
     .safetensors file or the hub name of weights to start from, and whether to "take" their task
-    head. Sizes are then those of the config.json beside the weights; a preset or options that
-    contradict it are refused, but for those that are `free`. A preset tells them where it is not.
+    head; `"label_map": {"LABEL_0": "neutral"}` says which labels of the task the labels of a taken
+    head are, where they are called otherwise. Sizes are then those of the config.json beside the
+    weights; a preset or options that contradict it are refused, but for those that are `free`. A
+    preset tells them where it is not.
 
     `facts` are those of all fitted views, by view name: {"wordpiece": {"vocab_size": ...}}.
     Raises UnknownName for an unknown family, preset, option or view, ValueError for weights of
@@ -287,9 +289,8 @@ def check_family(family: type[Architecture], found: weights.Weights) -> None:
         raise ValueError(f"{told} the config.json beside {found.name} says architectures {classes}")
     kinds = families(found.headers())
     if kinds and name not in kinds:
-        raise ValueError(
-            f"{told} by their keys, {found.name}: these are {' or '.join(kinds)} weights"
-        )
+        these = f"by their keys these are {' or '.join(kinds)} weights"
+        raise ValueError(f"{told} {these}: {found.name}")
 
 
 def _check_contradictions(asked: Architecture, published: Architecture, where: str) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from safetensors.numpy import save_file
 
 from fairkd_jax import hub, registry
 from fairkd_jax.data.dataset import Encoder
+from fairkd_jax.models import labels
 from fairkd_jax.models.net import Architecture, Net, check_family, families, leaves, path_of
 from fairkd_jax.models.weights import HEADS, Weights, check_head, find
 from fairkd_jax.registry import UnknownName
@@ -40,17 +42,19 @@ def load(
     variables: Mapping[str, Any],
     head: str = "take",
     label_names: Sequence[str] | None = None,
+    label_map: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """`variables` with every array replaced by the published one, placed as it was placed.
 
     `path` is a .safetensors file, a folder or a hub name. With `head="fresh"` the task head stays
     as it is in `variables`, whatever the file has. With `head="take"` and `label_names`, those of
     the task, the head's rows are put in the task's order by the names that the config.json beside
-    the weights gives them. What was adapted, reordered or left is logged.
+    the weights gives them, or by what `label_map` says that such a name means. What was adapted,
+    reordered or left is logged.
 
     Raises what `check` raises, and ValueError naming the keys of weights that are not finite.
     """
-    match = _match(net, find(path), head, label_names)
+    match = _match(net, find(path), head, label_names, label_map)
     tensors = match.weights.read(set(match.keys.values()))
     if wild := [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]:
         raise ValueError(f"{path} holds numbers that are not finite: {', '.join(sorted(wild))}")
@@ -72,13 +76,14 @@ def check(
     path: str | Path,
     head: str = "take",
     label_names: Sequence[str] | None = None,
+    label_map: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """That `load` would do, known from the headers of the files alone.
 
     Raises UnknownName for another `head`, FileNotFoundError, or one ValueError that lists all keys
     that are missing, surplus or of another shape, and labels that are not the task's.
     """
-    _match(net, find(path), head, label_names)
+    _match(net, find(path), head, label_names, label_map)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,13 @@ class _Match:
     notes: list[str]
 
 
-def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | None) -> _Match:
+def _match(
+    net: Net,
+    weights: Weights,
+    head: str,
+    label_names: Sequence[str] | None,
+    label_map: Mapping[str, str],
+) -> _Match:
     check_head(head)
     family = net.architecture
     there = weights.headers()
@@ -138,7 +149,9 @@ def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | N
         )
     order = None
     if label_names is not None and any(p.startswith(HEAD) for p in found):
-        order = _order(_published_labels(weights), list(label_names), notes, faults)
+        order = labels.order(weights.config or {}, list(label_names), label_map, notes, faults)
+    elif label_map:
+        faults.append("label_map: no head with labels is taken from the weights, leave it out")
     if faults:
         lines = "\n  ".join(sorted(faults))
         raise ValueError(
@@ -161,39 +174,6 @@ def _unpublished(
     """Variables between body and head of which the file has none: some tasks do without."""
     names = {p for p in table if p.split("/")[1] in family.before_head}
     return set() if there.keys() & {k for p in names for k in table[p]} else names
-
-
-def _published_labels(weights: Weights) -> list[str] | None:
-    """The names of the head's rows; None where nobody gave them any."""
-    config = weights.config or {}
-    given, numbers = config.get("id2label") or {}, config.get("label2id") or {}
-    rows = [str(given[k]) for k in sorted(given, key=int)]
-    for names in rows, sorted(numbers, key=lambda name: int(numbers[name])):
-        if not all(re.fullmatch(r"LABEL_\d+", n) for n in names):
-            return names
-    return None
-
-
-def _normal(label: str) -> str:
-    """What is the same in spellings of one label: "Not_Entailment " and "not-entailment"."""
-    return " ".join(re.split(r"[\s_-]+", label.lower().strip()))
-
-
-def _order(
-    published: list[str] | None, task: list[str], notes: list[str], faults: list[str]
-) -> list[int] | None:
-    """Number in the file of each label of the task, matched by name; None: they stand in order."""
-    if published is None:
-        notes.append(f"labels without names: they are taken to be, in order, {', '.join(task)}")
-        return None
-    theirs, ours = ([_normal(name) for name in names] for names in (published, task))
-    if theirs == ours:
-        return None
-    if sorted(theirs) != sorted(ours):
-        faults.append(f'labels: the head tells {published} apart, the task {task}: head="fresh"?')
-        return None
-    notes.append(f"head reordered from {published} to {task}")
-    return [theirs.index(name) for name in ours]
 
 
 def _class_axes(net: Net, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -29,9 +29,15 @@ class Start:
 
     pretrained: str  # folder, .safetensors file, or hub name
     head: str = "take"  # the task head of the weights is taken, or left for a fresh one
+    label_map: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name there: label here
 
     def __post_init__(self):
         check_head(self.head)
+        if self.label_map and self.head != "take":
+            raise ValueError(
+                f"model option label_map = {self.label_map} says what the labels of the weights' "
+                f"head mean, but head = {self.head!r} does not take it: leave one of them out"
+            )
 
 
 def check_head(head: str) -> None:
@@ -43,13 +49,18 @@ def check_head(head: str) -> None:
 def split(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Start | None]:
     """A model's config in two: what describes the net, and what it starts from (None: afresh).
 
-    Raises ValueError for a head without weights, UnknownName for an unknown way with the head.
+    Raises ValueError for a head or its labels without weights, or for labels of a head that is not
+    taken, UnknownName for an unknown way with the head.
     """
-    net = {k: v for k, v in spec.items() if k not in ("pretrained", "head")}
-    start = {k: spec[k] for k in ("pretrained", "head") if spec.get(k)}
-    if start.keys() == {"head"}:
+    options = [f.name for f in dataclasses.fields(Start)]
+    net = {k: v for k, v in spec.items() if k not in options}
+    start = {k: spec[k] for k in options if spec.get(k)}
+    if "label_map" in start:
+        start["label_map"] = {str(k): str(v) for k, v in start["label_map"].items()}
+    if start and "pretrained" not in start:
+        told = ", ".join(f"{k} = {v!r}" for k, v in start.items())
         raise ValueError(
-            f"model {spec.get('name')!r}: head = {spec['head']!r} says what becomes of the head of "
+            f"model {spec.get('name')!r}: {told} says what becomes of the head of "
             "published weights, but there is no 'pretrained' to say which weights"
         )
     return net, Start(**start) if start else None

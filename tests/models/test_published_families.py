@@ -32,7 +32,7 @@ def test_keys_tell_the_family_in_every_dialect(name):
 def test_weights_of_another_family_are_called_by_its_name(given, asked, tmp_path):
     kind = SMALL[given]["name"]
     published(given, tmp_path)
-    told = rf"model '{asked}' reads .*these are {kind} weights$"
+    told = rf"model '{asked}' reads .*these are {kind} weights: {tmp_path}"
     for config in (None, {"num_labels": 3}, {"model_type": asked}):
         if config is not None:
             configured(tmp_path, **config)
