@@ -78,7 +78,8 @@ class Architecture(abc.ABC):
 
         It maps the path of a module, whose variables then have their usual names (`kernel` is
         `weight`), or of a single variable that stands alone: {"embed/cls": "vit.cls_token"}.
-        Where a module may have several names, "|" stands between them, the usual one first.
+        Where a module may have several names, "|" stands between them, the usual one first. A
+        module whose rows are a part of another's has its name and "[0/3]", the first of three.
         """
         return ()
 

@@ -21,7 +21,7 @@ from fairkd_jax import hub, registry
 from fairkd_jax.data.dataset import Encoder
 from fairkd_jax.models import labels
 from fairkd_jax.models.net import Architecture, Net, check_family, families, leaves, path_of
-from fairkd_jax.models.weights import HEADS, Weights, check_head, find
+from fairkd_jax.models.weights import HEADS, Weights, check_head, find, joined, key_of
 from fairkd_jax.registry import UnknownName
 
 VARIABLES = {  # our name of a variable -> theirs, the present one first
@@ -106,12 +106,12 @@ def _match(
 ) -> _Match:
     check_head(head)
     family = net.architecture
-    there = weights.headers()
     shapes = _shapes(net)
     tables = [_key_table(shapes, names) for names in family.published_names()]
     if not tables:
         raise ValueError(f"{type(family).__name__} has no published form to load")
     check_family(type(family), weights)
+    there = weights.headers(k for table in tables for keys in table.values() for k in keys)
     table = max(tables, key=lambda t: len(there.keys() & {k for keys in t.values() for k in keys}))
     fresh = {p for p in table if head == "fresh" and p.startswith(HEAD)}
     left = {k for p in fresh for k in table[p]} & there.keys()
@@ -195,7 +195,8 @@ def _adapted(net: Net, name: str, array: np.ndarray, shape: tuple[int, ...]) -> 
 def to_published(net: Net, variables: Mapping[str, Any], dialect: int = 0) -> dict[str, np.ndarray]:
     """Variables (or gradients shaped like them) under published keys, in the published layout."""
     table = _key_table(_shapes(net), net.architecture.published_names()[dialect])
-    return {table[k][0]: _theirs(k, np.asarray(v)) for k, v in leaves(variables).items()}
+    arrays = leaves(variables).items()
+    return joined({table[path][0]: _theirs(path, np.asarray(x)) for path, x in arrays})
 
 
 def save(
@@ -266,7 +267,7 @@ def _key_table(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, tupl
         table[path] = (
             (names[alone],)
             if alone in names
-            else tuple(f"{name}.{v}" for name in names[module].split("|") for v in usual)
+            else tuple(key_of(name, v) for name in names[module].split("|") for v in usual)
         )
     return table
 

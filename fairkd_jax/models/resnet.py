@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fairkd_jax.models import timm
 from fairkd_jax.models.layers import BatchNorm, Conv, Dense, GroupNorm, check_dtype, max_pool
 from fairkd_jax.models.net import Architecture, call_block
 from fairkd_jax.models.tape import Tape
@@ -28,6 +29,10 @@ BLOCKS = {  # convolutions of a block: size, divisor of its width, has the block
 }
 STEMS = ("pooled", "plain")
 SHORTCUTS = ("projection", "padding")
+TIMM_ARGUMENTS = {"in_chans": "channels", "layers": "depths"}
+TIMM_ONLY = {"output_stride": 32, "global_pool": "avg", "act_layer": "relu", "stem_type": ""}
+TIMM_ONLY |= {"cardinality": 1, "base_width": 64, "stem_width": 64, "avg_down": False}
+TIMM_ONLY |= {"block_reduce_first": 1, "down_kernel_size": 1, "replace_stem_pool": False}
 NORMS = {"batch": BatchNorm, "group": GroupNorm}
 
 
@@ -120,12 +125,12 @@ class ResNet(Architecture):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "ResNet":
-        if "model_type" not in config and "architecture" in config:  # timm's
-            name = str(config["architecture"]).removeprefix("resnet")
-            if name not in cls.presets:
-                choices = [f"resnet{preset}" for preset in cls.presets if preset.isdigit()]
-                raise UnknownName(config["architecture"], "architecture in timm config:", choices)
-            return cls(**cls.presets[name], channels=config.get("in_chans", 3))
+        if timm.wrote(config):
+            name, options = timm.read(config, TIMM_ARGUMENTS, TIMM_ONLY)
+            presets = {f"resnet{preset}": preset for preset in cls.presets if preset.isdigit()}
+            if name not in presets:
+                raise UnknownName(name, "architecture in timm config:", presets)
+            return cls(**cls.presets[presets[name]] | options)
         if config.get("hidden_act", "relu") != "relu":
             act = config["hidden_act"]
             raise ValueError(f"resnet config: hidden_act = {act!r}; only 'relu' is there")

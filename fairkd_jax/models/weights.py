@@ -4,10 +4,11 @@ Only safetensors are read (and their headers alone until the numbers are wanted)
 pickled, and to load a pickle is to run whatever code it holds.
 """
 
+import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fairkd_jax.registry import UnknownName
 HEADS = ("take", "fresh")
 INDEX = "model.safetensors.index.json"  # of weights in several files
 WRAPPER = r"((module|_orig_mod|model)\.)*"  # of DataParallel, torch.compile, trainers
+PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # "qkv.weight[1/3]": the second third of its rows
 PICKLED = (".bin", ".pt", ".pth", ".th", ".ckpt", ".pkl")
 
 
@@ -84,13 +86,21 @@ class Weights:
         beside = self.folder / "config.json"
         return {f.name: f for f in (*self.files, beside) if f.is_file()}
 
-    def headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def headers(self, parts: Iterable[str] = ()) -> dict[str, tuple[str, tuple[int, ...]]]:
         """{key: (type of number, "F32", shape)}, without `wrapper`; no numbers are read.
 
+        A tensor of which `parts` name some, "qkv.weight[1/3]", is told by these parts instead.
         Raises ValueError for a broken file.
         """
-        cut = len(self.wrapper)
-        return {key[cut:]: about for key, about in self._headers.items()}
+        start = len(self.wrapper)
+        found = {key[start:]: about for key, about in self._headers.items()}
+        told = dict(found)
+        for part in filter(None, map(PART.fullmatch, parts)):
+            kind, (rows, *rest) = found.get(part[1], ("", (1,)))
+            if rows % int(part[3]) == 0:
+                told.pop(part[1], None)
+                told[part[0]] = kind, (rows // int(part[3]), *rest)
+        return told
 
     @functools.cached_property
     def wrapper(self) -> str:
@@ -108,13 +118,43 @@ class Weights:
         return found
 
     def read(self, keys: Collection[str]) -> dict[str, np.ndarray]:
-        """The tensors of some keys, as float32."""
-        found, theirs = {}, {self.wrapper + key: key for key in keys}
+        """The tensors of some keys, or parts of tensors, as float32."""
+        found, theirs = {}, collections.defaultdict(list)
+        for key in keys:
+            theirs[self.wrapper + _whole(key)].append(key)
         for file in self.files:
             with _opened(file) as tensors:
-                here = [k for k in tensors.keys() if k in theirs]  # noqa: SIM118
-                found |= {theirs[k]: tensors.get_tensor(k).astype(np.float32) for k in here}
+                for there in theirs.keys() & {*tensors.keys()}:
+                    array = tensors.get_tensor(there).astype(np.float32)
+                    found |= {key: _part(array, key) for key in theirs[there]}
         return found
+
+
+def key_of(module: str, variable: str) -> str:
+    """The key of a module's variable; a part of a module, "qkv[1/3]", has parts of variables."""
+    stem, bracket, part = module.partition("[")
+    return f"{stem}.{variable}{bracket}{part}"
+
+
+def joined(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors by their keys, with those put together that are there in parts."""
+    found = collections.defaultdict(dict)
+    for key, tensor in tensors.items():
+        found[_whole(key)][key] = tensor
+    return {
+        key: parts[key] if key in parts else np.concatenate([parts[k] for k in sorted(parts)])
+        for key, parts in found.items()
+    }
+
+
+def _whole(key: str) -> str:
+    part = PART.fullmatch(key)
+    return part[1] if part else key
+
+
+def _part(array: np.ndarray, key: str) -> np.ndarray:
+    part = PART.fullmatch(key)
+    return np.split(array, int(part[3]))[int(part[2])] if part else array
 
 
 def _opened(file: Path) -> Any:

@@ -8,7 +8,6 @@ import pytest
 from fairkd_jax import registry
 from fairkd_jax.models import pretrained, weights
 from fairkd_jax.models.net import make_net
-from fairkd_jax.registry import UnknownName
 from tests.models.test_pretrained import (
     FACTS,
     TASK,
@@ -140,17 +139,3 @@ def test_a_config_that_is_silent_means_the_defaults_of_transformers(name):
     family = registry.plugin("models", name)
     full["num_decoder_layers"] = None  # as many as the encoder has
     assert family.from_config({}) == family.from_config(full)
-
-
-def test_a_resnet_beside_a_config_of_timm(tmp_path):
-    config = {"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {"mean": [0.5]}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    net = make_net({"name": "resnet", "preset": 18}, 3, FACTS)
-    tensors = pretrained.to_published(net, random_variables(net), 2)
-    write(tensors, tmp_path / "model.safetensors")
-    again = make_net({"name": "resnet", "pretrained": str(tmp_path)}, 3, FACTS)
-    assert again == net
-    pretrained.check(again, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet26d"}))
-    with pytest.raises(UnknownName, match=r"timm config: 'resnet26d'.*resnet18"):
-        make_net({"name": "resnet", "pretrained": str(tmp_path)}, 3, FACTS)
