@@ -152,6 +152,8 @@ def _match(
         order = labels.order(weights.config or {}, list(label_names), label_map, notes, faults)
     elif label_map:
         faults.append("label_map: no head with labels is taken from the weights, leave it out")
+    if faults and weights.mixed:  # then most keys are missing by one name and surplus by another
+        faults = [f for f in faults if not f.startswith(("missing", "surplus"))] + [weights.mixed]
     if faults:
         lines = "\n  ".join(sorted(faults))
         raise ValueError(

@@ -105,8 +105,26 @@ class Weights:
     @functools.cached_property
     def wrapper(self) -> str:
         """What modules around the net put before every key: "module.", "_orig_mod.model." """
-        starts = [re.match(WRAPPER, key).group() for key in self._headers]
-        return starts[0] if len({*starts}) == 1 else ""
+        return next(iter(self._wrapped)) if len(self._wrapped) == 1 else ""
+
+    @property
+    def mixed(self) -> str:
+        """What to say of wrappers that stand before a part of the keys; "" where none does so."""
+        if len(self._wrapped) < 2:
+            return ""
+        told = [
+            f"{start!r} before {len(keys)} of them" if start else f"nothing before {some(keys)}"
+            for start, keys in self._wrapped.items()
+        ]
+        return f"wrapped in part: the keys have {', '.join(told)}; give all of them the same"
+
+    @functools.cached_property
+    def _wrapped(self) -> dict[str, list[str]]:
+        """The keys by what stands before them."""
+        found = collections.defaultdict(list)
+        for key in self._headers:
+            found[re.match(WRAPPER, key).group()].append(key)
+        return dict(found)
 
     @functools.cached_property
     def _headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -155,6 +173,12 @@ def _whole(key: str) -> str:
 def _part(array: np.ndarray, key: str) -> np.ndarray:
     part = PART.fullmatch(key)
     return np.split(array, int(part[3]))[int(part[2])] if part else array
+
+
+def some(names: Collection[str]) -> str:
+    """The first names, and how many there are more."""
+    first = ", ".join(sorted(names)[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
 
 
 def _opened(file: Path) -> Any:
