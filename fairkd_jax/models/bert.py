@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from fairkd_jax.models.layers import Dense, attend, check_dtype
-from fairkd_jax.models.net import Architecture, call_block
+from fairkd_jax.models.net import Architecture, call_block, check_variant
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.types import Outputs
 
@@ -86,9 +86,8 @@ class Bert(Architecture):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "Bert":
-        for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-            if config.get(key, known) != known:
-                raise ValueError(f"bert config: {key} = {config[key]!r}; only {known!r} is there")
+        only = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+        check_variant(config, only, "bert config")
         return cls(
             depth=config.get("num_hidden_layers", 12),
             width=config.get("hidden_size", 768),

@@ -42,6 +42,7 @@ class Architecture(abc.ABC):
     free: ClassVar[frozenset[str]] = frozenset(  # fields that weights of any value go with
         {"dropout", "attention_dropout", "dtype", "remat"}
     )
+    head_reads: ClassVar[frozenset[str]] = frozenset()  # fields that are free beside a fresh head
     before_head: ClassVar[tuple[str, ...]] = ()  # modules that files of some tasks do not have
 
     @property
@@ -262,7 +263,8 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
             published = _published_sizes(family, name, found)
             said = sizes if preset is not None else published
             asked = registry.build("models", {"name": name, **said, **options})
-            _check_contradictions(asked, family(**published), f"{found.name}, preset = {preset!r}")
+            where = found.name if preset is None else f"{found.name}, preset = {preset!r}"
+            _check_contradictions(asked, family(**published), where, start.head)
             sizes = said
     architecture = registry.build("models", {"name": name, **sizes, **options}).fit(facts[view])
     return Net(architecture, num_classes, view, facts[view].get("identity", ""))
@@ -294,15 +296,26 @@ def check_family(family: type[Architecture], found: weights.Weights) -> None:
         raise ValueError(f"{told} {these}: {found.name}")
 
 
-def _check_contradictions(asked: Architecture, published: Architecture, where: str) -> None:
+def check_variant(config: Mapping[str, Any], only: Mapping[str, Any], place: str) -> None:
+    """Raises ValueError that lists the entries of a config with another value than the only one."""
+    other = {k: config[k] for k, known in only.items() if config.get(k, known) != known}
+    if told := [f"{k} = {value!r}; only {only[k]!r} is there" for k, value in other.items()]:
+        raise ValueError(f"{place}: {', '.join(told)}")
+
+
+def _check_contradictions(
+    asked: Architecture, published: Architecture, where: str, head: str
+) -> None:
     """That nothing is asked for beside which weights mean something else, though it fit."""
+    free = asked.free | (asked.head_reads if head == "fresh" else frozenset())
     pairs = {
         f.name: (getattr(asked, f.name), getattr(published, f.name))
         for f in dataclasses.fields(asked)
-        if f.name not in asked.free
+        if f.name not in free
     }
     if other := [
         f"{field} = {ours!r}, config.json says {theirs!r}"
+        + (', what their head reads: or head="fresh"' if field in asked.head_reads else "")
         for field, (ours, theirs) in pairs.items()
         if ours not in (None, theirs) and theirs is not None
     ]:
@@ -321,5 +334,8 @@ def _published_sizes(
             f"model {name!r}: no config.json beside {found.name} tells its sizes; say preset = one "
             f"of {', '.join(family.presets)}"
         )
-    built = family.from_config(found.config, found.headers().keys())
+    try:
+        built = family.from_config(found.config, found.headers().keys())
+    except ValueError as error:
+        raise ValueError(f"the config.json beside {found.name}: {error}") from error
     return {f.name: getattr(built, f.name) for f in dataclasses.fields(built) if f.init}

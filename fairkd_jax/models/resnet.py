@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from fairkd_jax.models import timm
 from fairkd_jax.models.layers import BatchNorm, Conv, Dense, GroupNorm, check_dtype, max_pool
-from fairkd_jax.models.net import Architecture, call_block
+from fairkd_jax.models.net import Architecture, call_block, check_variant
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
@@ -131,9 +131,7 @@ class ResNet(Architecture):
             if name not in presets:
                 raise UnknownName(name, "architecture in timm config:", presets)
             return cls(**cls.presets[presets[name]] | options)
-        if config.get("hidden_act", "relu") != "relu":
-            act = config["hidden_act"]
-            raise ValueError(f"resnet config: hidden_act = {act!r}; only 'relu' is there")
+        check_variant(config, {"hidden_act": "relu"}, "resnet config")
         return cls(
             depths=tuple(config.get("depths", (3, 4, 6, 3))),
             widths=tuple(config.get("hidden_sizes", (256, 512, 1024, 2048))),

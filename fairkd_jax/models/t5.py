@@ -137,8 +137,8 @@ class T5(Architecture):
         return cls(
             **{ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config},
             gated=gated,
-            # The weights know; some versions of transformers always write that it is tied.
-            tied=not {"lm_head.weight", "shared.weight"} <= keys if keys else tied,
+            # Some versions of transformers always write that it is tied; the weights know better.
+            tied=tied and not {"lm_head.weight", "shared.weight"} <= keys,
             scale_outputs=config.get("scale_decoder_outputs", tied),
             readout=[*readouts, "first_step"][0],
         )

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from fairkd_jax.models import timm, vit_timm
 from fairkd_jax.models.layers import Dense, attend, check_dtype
-from fairkd_jax.models.net import Architecture, call_block
+from fairkd_jax.models.net import Architecture, call_block, check_variant
 from fairkd_jax.models.positions import bicubic
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
@@ -74,7 +74,8 @@ class ViT(Architecture):
         "b16": {"depth": 12, "width": 768, "heads": 12},
         "l16": {"depth": 24, "width": 1024, "heads": 16},
     }
-    free: ClassVar[frozenset[str]] = Architecture.free | {"image", "pooling", "distillation"}
+    free: ClassVar[frozenset[str]] = Architecture.free | {"image", "distillation"}
+    head_reads: ClassVar[frozenset[str]] = frozenset({"pooling"})
     model_types: ClassVar[tuple[str, ...]] = ("vit", "deit")
     signature: ClassVar[str] = r"((vit|deit)\.)?embeddings\.cls_token|cls_token"
 
@@ -151,12 +152,8 @@ class ViT(Architecture):
             (n, n) if isinstance(n, int) else tuple(n)
             for n in (config.get("image_size", 224), config.get("patch_size", 16))
         )
-        for key, value, known in (
-            ("hidden_act", config.get("hidden_act", "gelu"), "gelu"),
-            ("patch_size", patch, (patch[0], patch[0])),
-        ):
-            if value != known:
-                raise ValueError(f"vit config: {key} = {value!r}; only {known!r} is there")
+        only = {"hidden_act": "gelu", "patch_size": patch[:1] * 2}
+        check_variant(config | {"patch_size": patch}, only, "vit config")
         form = "none"
         distills = any(k.endswith("embeddings.distillation_token") for k in keys)
         if config.get("model_type", "deit" if distills else "vit") == "deit":

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fairkd_jax.models import timm
+from fairkd_jax.models.net import check_variant
 from fairkd_jax.registry import UnknownName
 
 NAME = re.compile(r"(?:vit|deit)_(tiny|small|base|large)_(distilled_)?patch(\d+)_(\d+)")
@@ -60,14 +61,9 @@ def options(
     normed = made.pop("fc_norm")
     if normed is None:  # timm's default, where no weights are there to tell
         normed = "fc_norm.weight" in keys if keys else pooling == "avg"
-    for argument, value, known in (
-        ("fc_norm", bool(normed), False),
-        ("patch_size", made["patch"], made["patch"][:1] * 2),
-    ):
-        if value != known:
-            raise ValueError(
-                f"{name} in timm config: {argument} = {value!r}; only {known!r} is there"
-            )
+    only = {"fc_norm": False, "patch_size": made["patch"][:1] * 2}
+    given = {"fc_norm": bool(normed), "patch_size": made["patch"]}
+    check_variant(given, only, f"{name} in timm config")
     two = distilled and (not keys or "head_dist.weight" in keys)
     return made | {
         "mlp_width": int(made["width"] * made.pop("mlp_ratio", 4)),

@@ -148,7 +148,7 @@ def test_a_resnet_beside_a_config_of_timm(tmp_path):
     assert again == net
     pretrained.check(again, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet26d"}))
-    with pytest.raises(UnknownName, match=r"timm config: 'resnet26d'.*resnet18"):
+    with pytest.raises(ValueError, match=rf"beside {tmp_path}: .*: 'resnet26d'.*resnet18"):
         make_net({"name": "resnet", "pretrained": str(tmp_path)}, 3, FACTS)
     config = {"architecture": "resnet18", "model_args": {"in_chans": 1, "drop_path_rate": 0.1}}
     assert ResNet.from_config(config) == ResNet(**ResNet.presets["18"], channels=1)
