@@ -236,8 +236,8 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
     .safetensors file or the hub name of weights to start from, and whether to "take" their task
     head; `"label_map": {"LABEL_0": "neutral"}` says which labels of the task the labels of a taken
     head are, where they are called otherwise. Sizes are then those of the config.json beside the
-    weights; a preset or options that contradict it are refused, but for those that are `free`. A
-    preset tells them where it is not.
+    weights; a preset or options that contradict it are refused, but for those that are `free` and,
+    beside a fresh head, `head_reads`. A preset tells them where it is not.
 
     `facts` are those of all fitted views, by view name: {"wordpiece": {"vocab_size": ...}}.
     Raises UnknownName for an unknown family, preset, option or view, ValueError for weights of
