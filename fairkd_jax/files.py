@@ -35,19 +35,26 @@ class Damaged(ValueError):
 
 
 def write(path: Path, text: str, *, sync: bool = True) -> None:
-    """The whole file or none of it, in place of any that was there; on disk when this returns."""
+    """The whole file or none of it, in place of any that was there; on disk when this returns.
+
+    Raises OSError, naming the file.
+    """
     if not buckets.is_local(path):
         path.write_text(text)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
         if sync:
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if sync:
-        sync_one(path.parent)
+            sync_one(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the call for a full disk does not say where
+        raise
 
 
 def sync_one(path: Path) -> None:

@@ -94,20 +94,28 @@ def _excess(
 
 
 def masked_mean(values: Float[Array, "B"], mask: Float[Array, "B"]) -> Float[Array, ""]:
-    """Mean of `values` over rows with mask 1; 0 where there are none."""
-    return jnp.sum(values * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    """Mean of `values` over rows with mask 1; 0 where there are none. Fractions weigh.
+
+    Rows with mask 0 may hold NaN or infinity, and get gradient 0.
+    """
+    return jnp.sum(_of_rows(values, mask) * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def _of_rows(values: Float[Array, "B"], mask: Float[Array, "B"]) -> Float[Array, "B"]:
+    return jnp.where(mask == 0, 0, values)  # a product with 0 would keep NaN
 
 
 def group_sums(
     values: Float[Array, "B"], group: Int[Array, "B"], mask: Float[Array, "B"], num_groups: int
 ) -> tuple[Float[Array, "G"], Float[Array, "G"]]:
-    """Sum of `values` and number of rows, by group, over rows with mask 1.
+    """Sum of `values` and number of rows, by group, over rows with mask 1; masks as `masked_mean`.
 
     A product with a one-hot matrix: over a sharded batch it is a sum over the global batch.
     """
     member = jax.nn.one_hot(group, num_groups, dtype=jnp.float32) * mask[:, None]
     # without "highest", accelerators round the values to bfloat16 or tf32
-    return jnp.matmul(values, member, precision="highest"), jnp.sum(member, axis=0)
+    sums = jnp.matmul(_of_rows(values, mask), member, precision="highest")
+    return sums, jnp.sum(member, axis=0)
 
 
 def group_means(

@@ -44,6 +44,11 @@ def plugin(room: str, name: str) -> type:
     return found
 
 
+def name_of(plugin: type) -> str:
+    """The name of a plugin: that of its file."""
+    return plugin.__module__.rpartition(".")[2]
+
+
 @functools.cache
 def files(room: str) -> tuple[str, ...]:
     """Every file of a room, plugin or not."""

@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 
@@ -37,6 +38,7 @@ NUM_PROCESSES = flags.DEFINE_integer(
 )
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is; with --coordinator.")
 WAIT_SECONDS = flags.DEFINE_integer("wait_seconds", 60, "For the other hosts to report.")
+FAREWELL_SECONDS = 5.0
 
 
 def start(workdir: Path | None = None) -> Mesh:
@@ -74,7 +76,7 @@ def _join_hosts(workdir: Path | None) -> None:
 
 
 def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """`main`, which ends with one last line that says how, where more than a traceback is known."""
+    """`main`, whose last line says why it ended; status 74: the disk is full, 75: asked to."""
 
     @functools.wraps(main)
     def run(argv: list[str]) -> None:
@@ -84,13 +86,29 @@ def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             _say(f"{stop}: the same command goes on")
             sys.exit(75)
         except Exception as error:
-            if not _disk_is_full(error):
-                raise
             traceback.print_exc()
-            _say("No space is left on the disk: free some, and the same command goes on")
-            sys.exit(74)
+            if full := _disk_is_full(error):
+                values = flags.FLAGS.flag_values_dict()
+                place = folder(values.get("folder") or values["workdir"])
+                _say(
+                    f"No space is left on the disk of {place}: free some; the same command goes on"
+                )
+            _end(74 if full else 1)
 
     return run
+
+
+def _end(status: int) -> None:
+    """Ends this process with nothing said after its last line, whoever else waits for it."""
+    sys.stdout.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # threads of a failed save tell it again
+    if jax.distributed.is_initialized():
+        # where all end for one reason, they meet; else they never do: others may wait for its save
+        farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(FAREWELL_SECONDS)
+        os._exit(status)
+    sys.exit(status)
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

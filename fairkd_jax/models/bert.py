@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from fairkd_jax.models.layers import Dense, attend, check_dtype
-from fairkd_jax.models.net import Architecture, call_block
+from fairkd_jax.models.net import Architecture, call_block, check_variant
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.types import Outputs
 
@@ -42,6 +42,7 @@ class Bert(Architecture):
         "minilm_l6": {"depth": 6, "width": 384, "heads": 12},
     }
     model_types: ClassVar[tuple[str, ...]] = ("bert",)
+    signature: ClassVar[str] = r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight"
     before_head: ClassVar[tuple[str, ...]] = ("pooler",)
 
     depth: int = 2
@@ -81,9 +82,8 @@ class Bert(Architecture):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "Bert":
-        for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-            if config.get(key, known) != known:
-                raise ValueError(f"bert config: {key} = {config[key]!r}; only {known!r} is there")
+        only = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+        check_variant(config, only, "bert config")
         return cls(
             depth=config.get("num_hidden_layers", 12),
             width=config.get("hidden_size", 768),

@@ -7,6 +7,7 @@ under any JAX transformation. A Net hashes by value: equal architectures share c
 import abc
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -37,9 +38,11 @@ class Architecture(abc.ABC):
 
     # How the family is published, for those that are: read by `pretrained.py`.
     model_types: ClassVar[tuple[str, ...]] = ()  # what config.json calls it
+    signature: ClassVar[str] = ""  # regular expression of a key that only its weights have
     free: ClassVar[frozenset[str]] = frozenset(  # fields that weights of any value go with
         {"dropout", "attention_dropout", "dtype", "remat"}
     )
+    head_reads: ClassVar[frozenset[str]] = frozenset()  # fields that are free beside a fresh head
     before_head: ClassVar[tuple[str, ...]] = ()  # modules that files of some tasks do not have
 
     @property
@@ -76,7 +79,8 @@ class Architecture(abc.ABC):
 
         It maps the path of a module, whose variables then have their usual names (`kernel` is
         `weight`), or of a single variable that stands alone: {"embed/cls": "vit.cls_token"}.
-        Where a module may have several names, "|" stands between them, the usual one first.
+        Where a module may have several names, "|" stands between them, the usual one first. A
+        module whose rows are a part of another's has its name and "[0/3]", the first of three.
         """
         return ()
 
@@ -237,8 +241,10 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
 
     Or, `{"name": "bert", "pretrained": "FOLDER", "head": "fresh", option: value}`: the folder, the
     .safetensors file or the hub name of weights to start from, and whether to "take" their task
-    head. Sizes are then those of the config.json beside the weights; a preset or options that
-    contradict it are refused, but for those that are `free`. A preset tells them where it is not.
+    head; `"label_map": {"LABEL_0": "neutral"}` says which labels of the task the labels of a taken
+    head are, where they are called otherwise. Sizes are then those of the config.json beside the
+    weights; a preset or options that contradict it are refused, but for those that are `free` and,
+    beside a fresh head, `head_reads`. A preset tells them where it is not.
 
     `facts` are those of all fitted views, by view name: {"wordpiece": {"vocab_size": ...}}.
     Raises UnknownName for an unknown family, preset, option or view, ValueError for weights of
@@ -259,34 +265,64 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
         sizes = family.presets[preset]
     if start is not None:
         found = weights.find(start.pretrained)
-        _check_family(family, name, found)
+        check_family(family, found)
         if preset is None or found.config is not None:
             published = _published_sizes(family, name, found)
             said = sizes if preset is not None else published
             asked = registry.build("models", {"name": name, **said, **options})
-            _check_contradictions(asked, family(**published), f"{found.name}, preset = {preset!r}")
+            where = found.name if preset is None else f"{found.name}, preset = {preset!r}"
+            _check_contradictions(asked, family(**published), where, start.head)
             sizes = said
     architecture = registry.build("models", {"name": name, **sizes, **options}).fit(facts[view])
     return Net(architecture, num_classes, view, facts[view].get("identity", ""))
 
 
-def _check_family(family: type[Architecture], name: str, found: weights.Weights) -> None:
-    if (found.config or {}).get("model_type") not in (None, *family.model_types):
-        raise ValueError(
-            f"model {name!r} reads weights of model_type {' or '.join(family.model_types)}, but "
-            f"the config.json beside {found.name} says {found.config.get('model_type')!r}"
-        )
+def families(keys: Iterable[str]) -> dict[str, type[Architecture]]:
+    """The families of which weights with such keys are, by name."""
+    keys = [*keys]
+    known = {n: registry.plugin("models", n) for n in registry.available("models")}
+    return {n: f for n, f in known.items() if any(re.fullmatch(f.signature, k) for k in keys)}
 
 
-def _check_contradictions(asked: Architecture, published: Architecture, where: str) -> None:
+def check_family(family: type[Architecture], found: weights.Weights) -> None:
+    """Raises ValueError where the config.json or the keys of weights are those of other families.
+
+    A config without model_type may still say the class of the net: RoBERTa's body has BERT's keys.
+    """
+    name, config, types = registry.name_of(family), found.config or {}, family.model_types
+    model_type, classes = config.get("model_type"), config.get("architectures") or ()
+    usual = re.compile(rf"({'|'.join(types)})(Model|Encoder|For|LMHead|With)\w*", re.IGNORECASE)
+    told = f"model {name!r} reads weights of model_type {' or '.join(types)}, but"
+    if model_type not in (None, *types):
+        raise ValueError(f"{told} the config.json beside {found.name} says {model_type!r}")
+    if model_type is None and not all(usual.fullmatch(c) for c in classes):
+        raise ValueError(f"{told} the config.json beside {found.name} says architectures {classes}")
+    kinds = families(found.headers())
+    if kinds and name not in kinds:
+        these = f"by their keys these are {' or '.join(kinds)} weights"
+        raise ValueError(f"{told} {these}: {found.name}")
+
+
+def check_variant(config: Mapping[str, Any], only: Mapping[str, Any], place: str) -> None:
+    """Raises ValueError that lists the entries of a config with another value than the only one."""
+    other = {k: config[k] for k, known in only.items() if config.get(k, known) != known}
+    if told := [f"{k} = {value!r}; only {only[k]!r} is there" for k, value in other.items()]:
+        raise ValueError(f"{place}: {', '.join(told)}")
+
+
+def _check_contradictions(
+    asked: Architecture, published: Architecture, where: str, head: str
+) -> None:
     """That nothing is asked for beside which weights mean something else, though it fit."""
+    free = asked.free | (asked.head_reads if head == "fresh" else frozenset())
     pairs = {
         f.name: (getattr(asked, f.name), getattr(published, f.name))
         for f in dataclasses.fields(asked)
-        if f.name not in asked.free
+        if f.name not in free
     }
     if other := [
         f"{field} = {ours!r}, config.json says {theirs!r}"
+        + (', what their head reads: or head="fresh"' if field in asked.head_reads else "")
         for field, (ours, theirs) in pairs.items()
         if ours not in (None, theirs) and theirs is not None
     ]:
@@ -305,5 +341,8 @@ def _published_sizes(
             f"model {name!r}: no config.json beside {found.name} tells its sizes; say preset = one "
             f"of {', '.join(family.presets)}"
         )
-    built = family.from_config(found.config, found.headers().keys())
+    try:
+        built = family.from_config(found.config, found.headers().keys())
+    except ValueError as error:
+        raise ValueError(f"the config.json beside {found.name}: {error}") from error
     return {f.name: getattr(built, f.name) for f in dataclasses.fields(built) if f.init}

@@ -1,14 +1,14 @@
 """Where tokens stand to one another, known before anything is computed: numpy, no parameters.
 
-Buckets of relative positions (arXiv 1910.10683, section 2.1), and texts that share their beginnings
-as one sequence.
+Buckets of relative positions (arXiv 1910.10683, section 2.1), texts that share their beginnings as
+one sequence, and a grid of patches seen as another.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from fairkd_jax.types import Array
 
@@ -66,3 +66,21 @@ def prefix_tree(
         (where[text[:n]], token, i) for i, text in enumerate(texts) for n, token in enumerate(text)
     ]
     return sequence, np.array(predicted, np.int32).T
+
+
+def bicubic(source: int, target: int) -> Float[np.ndarray, "{target} {source}"]:
+    """The matrix that interpolates `source` equidistant values to `target`, float64.
+
+    Cubic convolution (Keys 1981) with a = -0.75, pixels as areas, the border repeated: PyTorch's
+    "bicubic" without `align_corners` or antialiasing, which published nets were resized with.
+    """
+    a, place = -0.75, (np.arange(target) + 0.5) * source / target - 0.5
+    matrix = np.zeros((target, source))
+    for step in (-1, 0, 1, 2):
+        column = np.floor(place) + step
+        d = np.abs(place - column)
+        near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+        far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+        column = np.clip(column, 0, source - 1).astype(int)
+        np.add.at(matrix, (np.arange(target), column), np.where(d <= 1, near, far))
+    return matrix

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,8 +19,9 @@ from safetensors.numpy import save_file
 
 from fairkd_jax import hub, registry
 from fairkd_jax.data.dataset import Encoder
-from fairkd_jax.models.net import Architecture, Net, leaves, path_of
-from fairkd_jax.models.weights import HEADS, Weights, check_head, find
+from fairkd_jax.models import labels
+from fairkd_jax.models.net import Architecture, Net, check_family, families, leaves, path_of
+from fairkd_jax.models.weights import HEADS, Weights, check_head, find, joined, key_of
 from fairkd_jax.registry import UnknownName
 
 VARIABLES = {  # our name of a variable -> theirs, the present one first
@@ -40,17 +42,19 @@ def load(
     variables: Mapping[str, Any],
     head: str = "take",
     label_names: Sequence[str] | None = None,
+    label_map: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """`variables` with every array replaced by the published one, placed as it was placed.
 
     `path` is a .safetensors file, a folder or a hub name. With `head="fresh"` the task head stays
     as it is in `variables`, whatever the file has. With `head="take"` and `label_names`, those of
     the task, the head's rows are put in the task's order by the names that the config.json beside
-    the weights gives them. What was adapted, reordered or left is logged.
+    the weights gives them, or by what `label_map` says that such a name means. What was adapted,
+    reordered or left is logged.
 
     Raises what `check` raises, and ValueError naming the keys of weights that are not finite.
     """
-    match = _match(net, find(path), head, label_names)
+    match = _match(net, find(path), head, label_names, label_map)
     tensors = match.weights.read(set(match.keys.values()))
     if wild := [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]:
         raise ValueError(f"{path} holds numbers that are not finite: {', '.join(sorted(wild))}")
@@ -72,13 +76,14 @@ def check(
     path: str | Path,
     head: str = "take",
     label_names: Sequence[str] | None = None,
+    label_map: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """That `load` would do, known from the headers of the files alone.
 
     Raises UnknownName for another `head`, FileNotFoundError, or one ValueError that lists all keys
     that are missing, surplus or of another shape, and labels that are not the task's.
     """
-    _match(net, find(path), head, label_names)
+    _match(net, find(path), head, label_names, label_map)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,14 +97,21 @@ class _Match:
     notes: list[str]
 
 
-def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | None) -> _Match:
+def _match(
+    net: Net,
+    weights: Weights,
+    head: str,
+    label_names: Sequence[str] | None,
+    label_map: Mapping[str, str],
+) -> _Match:
     check_head(head)
     family = net.architecture
-    there = weights.headers()
     shapes = _shapes(net)
     tables = [_key_table(shapes, names) for names in family.published_names()]
     if not tables:
         raise ValueError(f"{type(family).__name__} has no published form to load")
+    check_family(type(family), weights)
+    there = weights.headers(k for table in tables for keys in table.values() for k in keys)
     table = max(tables, key=lambda t: len(there.keys() & {k for keys in t.values() for k in keys}))
     fresh = {p for p in table if head == "fresh" and p.startswith(HEAD)}
     left = {k for p in fresh for k in table[p]} & there.keys()
@@ -137,7 +149,11 @@ def _match(net: Net, weights: Weights, head: str, label_names: Sequence[str] | N
         )
     order = None
     if label_names is not None and any(p.startswith(HEAD) for p in found):
-        order = _order(_published_labels(weights), list(label_names), notes, faults)
+        order = labels.order(weights.config or {}, list(label_names), label_map, notes, faults)
+    elif label_map:
+        faults.append("label_map: no head with labels is taken from the weights, leave it out")
+    if faults and weights.mixed:  # then most keys are missing by one name and surplus by another
+        faults = [f for f in faults if not f.startswith(("missing", "surplus"))] + [weights.mixed]
     if faults:
         lines = "\n  ".join(sorted(faults))
         raise ValueError(
@@ -162,39 +178,6 @@ def _unpublished(
     return set() if there.keys() & {k for p in names for k in table[p]} else names
 
 
-def _published_labels(weights: Weights) -> list[str] | None:
-    """The names of the head's rows; None where nobody gave them any."""
-    config = weights.config or {}
-    given, numbers = config.get("id2label") or {}, config.get("label2id") or {}
-    rows = [str(given[k]) for k in sorted(given, key=int)]
-    for names in rows, sorted(numbers, key=lambda name: int(numbers[name])):
-        if not all(re.fullmatch(r"LABEL_\d+", n) for n in names):
-            return names
-    return None
-
-
-def _normal(label: str) -> str:
-    """What is the same in spellings of one label: "Not_Entailment " and "not-entailment"."""
-    return " ".join(re.split(r"[\s_-]+", label.lower().strip()))
-
-
-def _order(
-    published: list[str] | None, task: list[str], notes: list[str], faults: list[str]
-) -> list[int] | None:
-    """Number in the file of each label of the task, matched by name; None: they stand in order."""
-    if published is None:
-        notes.append(f"labels without names: they are taken to be, in order, {', '.join(task)}")
-        return None
-    theirs, ours = ([_normal(name) for name in names] for names in (published, task))
-    if theirs == ours:
-        return None
-    if sorted(theirs) != sorted(ours):
-        faults.append(f'labels: the head tells {published} apart, the task {task}: head="fresh"?')
-        return None
-    notes.append(f"head reordered from {published} to {task}")
-    return [theirs.index(name) for name in ours]
-
-
 def _class_axes(net: Net, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """Path of each variable that grows with the number of classes -> the axis along which."""
     larger = _shapes(dataclasses.replace(net, num_classes=net.num_classes + 1))
@@ -214,7 +197,8 @@ def _adapted(net: Net, name: str, array: np.ndarray, shape: tuple[int, ...]) -> 
 def to_published(net: Net, variables: Mapping[str, Any], dialect: int = 0) -> dict[str, np.ndarray]:
     """Variables (or gradients shaped like them) under published keys, in the published layout."""
     table = _key_table(_shapes(net), net.architecture.published_names()[dialect])
-    return {table[k][0]: _theirs(k, np.asarray(v)) for k, v in leaves(variables).items()}
+    arrays = leaves(variables).items()
+    return joined({table[path][0]: _theirs(path, np.asarray(x)) for path, x in arrays})
 
 
 def save(
@@ -254,17 +238,25 @@ def save(
 def architecture_from_config(path: str | Path, keys: Iterable[str] = ()) -> Architecture:
     """The architecture that a config.json describes; `path` is the file or its folder.
 
-    `keys` are those of the weights, where they are known (see `Architecture.from_config`).
-    Raises UnknownName for a model type that no family has, ValueError for an unknown variant.
+    `keys` are those of the weights, where they are known: they tell the family where the config
+    does not, and more (see `Architecture.from_config`). Raises UnknownName for a model type that no
+    family has, ValueError for an unknown variant, or where nothing tells the family.
     """
+    keys = [*keys]
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     config = hub.read_json(file)
-    families = [registry.plugin("models", n) for n in registry.available("models")]
-    types = {name: f for f in families for name in f.model_types}
-    model_type = str(config.get("model_type"))
-    if model_type not in types:
-        raise UnknownName(model_type, f"model_type in {file}:", types)
-    return types[model_type].from_config(config, keys)
+    known = {n: registry.plugin("models", n) for n in registry.available("models")}
+    types = {model_type: f for f in known.values() for model_type in f.model_types}
+    model_type, kinds = config.get("model_type"), families(keys)
+    if model_type is None and len(kinds) != 1:
+        raise ValueError(
+            f"{file} has no model_type, and {len(keys)} keys of weights are those of "
+            f"{' and '.join(kinds) or 'no family'}; choices: {', '.join(known)}"
+        )
+    if model_type not in (None, *types):
+        raise UnknownName(str(model_type), f"model_type in {file}:", types)
+    family = types[model_type] if model_type is not None else next(iter(kinds.values()))
+    return family.from_config(config, keys)
 
 
 def _key_table(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -277,7 +269,7 @@ def _key_table(paths: Iterable[str], names: Mapping[str, str]) -> dict[str, tupl
         table[path] = (
             (names[alone],)
             if alone in names
-            else tuple(f"{name}.{v}" for name in names[module].split("|") for v in usual)
+            else tuple(key_of(name, v) for name in names[module].split("|") for v in usual)
         )
     return table
 

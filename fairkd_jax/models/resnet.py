@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fairkd_jax.models import timm
 from fairkd_jax.models.layers import BatchNorm, Conv, Dense, GroupNorm, check_dtype, max_pool
-from fairkd_jax.models.net import Architecture, call_block
+from fairkd_jax.models.net import Architecture, call_block, check_variant
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
@@ -28,6 +29,10 @@ BLOCKS = {  # convolutions of a block: size, divisor of its width, has the block
 }
 STEMS = ("pooled", "plain")
 SHORTCUTS = ("projection", "padding")
+TIMM_ARGUMENTS = {"in_chans": "channels", "layers": "depths"}
+TIMM_ONLY = {"output_stride": 32, "global_pool": "avg", "act_layer": "relu", "stem_type": ""}
+TIMM_ONLY |= {"cardinality": 1, "base_width": 64, "stem_width": 64, "avg_down": False}
+TIMM_ONLY |= {"block_reduce_first": 1, "down_kernel_size": 1, "replace_stem_pool": False}
 NORMS = {"batch": BatchNorm, "group": GroupNorm}
 
 
@@ -63,6 +68,9 @@ class ResNet(Architecture):
         "152": _imagenet((3, 8, 36, 3), "bottleneck"),
     }
     model_types: ClassVar[tuple[str, ...]] = ("resnet",)
+    signature: ClassVar[str] = (
+        r"(resnet\.)?embedder\.embedder\.convolution\.weight|layer1\.0\.conv1\.weight"
+    )
 
     depths: tuple[int, ...] = (2, 2, 2, 2)  # blocks by stage; all but the first halve the map
     widths: tuple[int, ...] = (64, 128, 256, 512)  # channels that leave a stage
@@ -117,15 +125,13 @@ class ResNet(Architecture):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "ResNet":
-        if "model_type" not in config and "architecture" in config:  # timm's
-            name = str(config["architecture"]).removeprefix("resnet")
-            if name not in cls.presets:
-                choices = [f"resnet{preset}" for preset in cls.presets if preset.isdigit()]
-                raise UnknownName(config["architecture"], "architecture in timm config:", choices)
-            return cls(**cls.presets[name], channels=config.get("in_chans", 3))
-        if config.get("hidden_act", "relu") != "relu":
-            act = config["hidden_act"]
-            raise ValueError(f"resnet config: hidden_act = {act!r}; only 'relu' is there")
+        if timm.wrote(config):
+            name, options = timm.read(config, TIMM_ARGUMENTS, TIMM_ONLY)
+            presets = {f"resnet{preset}": preset for preset in cls.presets if preset.isdigit()}
+            if name not in presets:
+                raise UnknownName(name, "architecture in timm config:", presets)
+            return cls(**cls.presets[presets[name]] | options)
+        check_variant(config, {"hidden_act": "relu"}, "resnet config")
         return cls(
             depths=tuple(config.get("depths", (3, 4, 6, 3))),
             widths=tuple(config.get("hidden_sizes", (256, 512, 1024, 2048))),

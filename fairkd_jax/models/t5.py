@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-from fairkd_jax.models.layers import Dense, RMSNorm, attend, check_dtype
-from fairkd_jax.models.net import Architecture, call_block
-from fairkd_jax.models.positions import Text, prefix_tree, relative_buckets, whole
+from fairkd_jax.models.layers import Dense, check_dtype
+from fairkd_jax.models.net import Architecture
+from fairkd_jax.models.positions import Text, prefix_tree, whole
+from fairkd_jax.models.t5_stack import Stack, initial
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
@@ -41,9 +42,6 @@ OPTIONS = {  # ours -> published; our defaults are those of old configs, which a
 }
 V11 = {"gated": True, "tied": False, "scale_outputs": False}
 Published = Mapping[str, tuple[str, tuple[str, ...]]]  # our path -> name of a module, its axes
-States, Source, Bias = Float[Array, "B T D"], Float[Array, "B S D"], Float[Array, "1 N T S"]
-Places, Mask = Int[np.ndarray, " T"], Bool[Array, "#B 1 #T S"]
-Memory = tuple[Float[Array, "B M D"], Bool[Array, "B 1 1 M"]]  # the encoder's states, their mask
 
 
 def _sizes(depth: int, width: int, heads: int, mlp_width: int, **more: Any) -> dict[str, Any]:
@@ -78,6 +76,7 @@ class T5(Architecture):
     }
     free: ClassVar[frozenset[str]] = Architecture.free | {"readout", "label_tokens"}
     model_types: ClassVar[tuple[str, ...]] = ("t5",)
+    signature: ClassVar[str] = r"(transformer\.)?encoder\.block\.0\.layer\.0\.SelfAttention\..*"
 
     depth: int = 6  # blocks of the encoder
     decoder_depth: int | None = None  # None: as many
@@ -134,8 +133,8 @@ class T5(Architecture):
         return cls(
             **{ours: config[theirs] for ours, theirs in OPTIONS.items() if theirs in config},
             gated=gated,
-            # The weights know; some versions of transformers always write that it is tied.
-            tied=not {"lm_head.weight", "shared.weight"} <= keys if keys else tied,
+            # Some versions of transformers always write that it is tied; the weights know better.
+            tied=tied and not {"lm_head.weight", "shared.weight"} <= keys,
             scale_outputs=config.get("scale_decoder_outputs", tied),
             readout=[*readouts, "first_step"][0],
         )
@@ -208,97 +207,6 @@ class T5(Architecture):
         return table
 
 
-def _init(inputs: int) -> nnx.Initializer:
-    return nnx.initializers.normal(inputs**-0.5)
-
-
-def _dense(arch: T5, inputs: int, outputs: int, rngs: nnx.Rngs, parts: int = 1) -> Dense:
-    options = {"kernel_init": _init(inputs * parts), "dtype": jnp.dtype(arch.dtype)}
-    return Dense(inputs, outputs, use_bias=False, rngs=rngs, **options)
-
-
-class Attention(nnx.Module):
-    """Of x to `source`; scores are not scaled."""
-
-    def __init__(self, arch: T5, rngs: nnx.Rngs):
-        self.heads, inner = (arch.heads, arch.head_width), arch.heads * arch.head_width
-        self.query = _dense(arch, arch.width, inner, rngs, arch.head_width)
-        self.key = _dense(arch, arch.width, inner, rngs)
-        self.value = _dense(arch, arch.width, inner, rngs)
-        self.out = _dense(arch, inner, arch.width, rngs)
-        self.dropout = arch.dropout if arch.attention_dropout is None else arch.attention_dropout
-
-    def __call__(
-        self, x: States, source: Source, mask: Mask, bias: Bias | None, tape: Tape, *taps: str
-    ) -> States:
-        query, key, value = (
-            f(y).reshape(*y.shape[:2], *self.heads)
-            for f, y in ((self.query, x), (self.key, source), (self.value, source))
-        )
-        options = {"dropout": self.dropout, "bias": bias, "scale": 1.0}
-        y = tape(taps[1], attend(query, key, value, mask, tape, taps[0], **options))
-        return tape(taps[2], self.out(y.reshape(*x.shape[:2], -1)))
-
-
-class Block(nnx.Module):
-    """Attention, that to the encoder where there is one, a perceptron; each adds to its input."""
-
-    def __init__(self, arch: T5, decodes: bool, rngs: nnx.Rngs):
-        norm = arch.width, arch.epsilon, arch.dtype
-        self.attn, self.attn_norm = Attention(arch, rngs), RMSNorm(*norm)
-        if decodes:
-            self.cross, self.cross_norm = Attention(arch, rngs), RMSNorm(*norm)
-        self.mlp = nnx.Dict()
-        for part in ("gate", "inner") if arch.gated else ("inner",):
-            self.mlp[part] = _dense(arch, arch.width, arch.mlp_width, rngs)
-        self.mlp["out"] = _dense(arch, arch.mlp_width, arch.width, rngs)
-        self.mlp_norm = RMSNorm(*norm)
-        self.dropout = arch.dropout
-
-    def __call__(
-        self, x: States, mask: Mask, bias: Bias, memory: Memory | None, tape: Tape, name: str
-    ) -> States:
-        taps = (f"{name}/attn_probs", f"{name}/head_out", f"{name}/attn_out")
-        y = self.attn_norm(x)
-        x = x + tape.drop(self.attn(y, y, mask, bias, tape, *taps), self.dropout)
-        if memory is not None:
-            taps = (f"{name}/cross_probs", f"{name}/cross_head_out", f"{name}/cross_out")
-            y = self.cross(self.cross_norm(x), *memory, None, tape, *taps)
-            x = x + tape.drop(y, self.dropout)
-        y = self.mlp_norm(x)
-        if "gate" in self.mlp:
-            y = jax.nn.gelu(self.mlp["gate"](y), approximate=True) * self.mlp["inner"](y)
-        else:
-            y = jax.nn.relu(self.mlp["inner"](y))
-        y = tape(f"{name}/mlp_out", self.mlp["out"](tape.drop(y, self.dropout)))
-        return tape(f"{name}/out", x + tape.drop(y, self.dropout))
-
-
-class Stack(nnx.Module):
-    """Blocks block00, block01, ... that share one bias of relative positions; a last norm."""
-
-    def __init__(self, arch: T5, depth: int, decodes: bool, rngs: nnx.Rngs):
-        self.depth, self.decodes = depth, decodes
-        self.max_distance, self.dropout, self.remat = arch.max_distance, arch.dropout, arch.remat
-        init = _init(arch.width)
-        self.relative = nnx.Embed(arch.buckets, arch.heads, embedding_init=init, rngs=rngs)
-        for i in range(depth):
-            setattr(self, f"block{i:02}", Block(arch, decodes, rngs))
-        self.norm = RMSNorm(arch.width, arch.epsilon, arch.dtype)
-
-    def __call__(
-        self, x: States, places: Places, mask: Mask, memory: Memory | None, tape: Tape, name: str
-    ) -> States:
-        sizes = self.relative.num_embeddings, self.max_distance
-        buckets = relative_buckets(places - places[:, None], *sizes, causal=self.decodes)
-        bias = self.relative(jnp.asarray(buckets)).transpose(2, 0, 1)[None]
-        x = tape(f"{name}/embed", tape.drop(x, self.dropout))
-        for i in range(self.depth):
-            block, path = getattr(self, f"block{i:02}"), f"{name}/block{i:02}"
-            x = call_block(block, tape, path, x, mask, bias, memory, remat=self.remat)
-        return tape(f"{name}/out", tape.drop(self.norm(x), self.dropout))
-
-
 class Readout(nnx.Module):
     """Embeddings of words and two stacks; what derives from it reads the decoder's states."""
 
@@ -307,7 +215,7 @@ class Readout(nnx.Module):
     head_table: ClassVar[Published]
 
     def __init__(self, arch: T5, rngs: nnx.Rngs):
-        self.embed = nnx.Embed(arch.vocab_size, arch.width, embedding_init=_init(1), rngs=rngs)
+        self.embed = nnx.Embed(arch.vocab_size, arch.width, embedding_init=initial(1), rngs=rngs)
         self.enc = Stack(arch, arch.depth, decodes=False, rngs=rngs)
         self.dec = Stack(arch, arch.decoder_depth or arch.depth, decodes=True, rngs=rngs)
         self.dtype = arch.dtype
@@ -331,7 +239,7 @@ class FirstStep(Readout):
 
     def __init__(self, arch: T5, num_classes: int, rngs: nnx.Rngs):
         super().__init__(arch, rngs)
-        self.head = Dense(arch.width, num_classes, kernel_init=_init(arch.width), rngs=rngs)
+        self.head = Dense(arch.width, num_classes, kernel_init=initial(arch.width), rngs=rngs)
 
     def __call__(self, inputs: Mapping[str, Array], tape: Tape) -> Outputs:
         x = self.states(inputs, whole(np.array([[START]])), tape)
@@ -350,7 +258,7 @@ class Sequence(Readout):
 
     def __init__(self, arch: T5, num_classes: int, rngs: nnx.Rngs):
         super().__init__(arch, rngs)
-        init = {"kernel_init": _init(arch.width), "rngs": rngs}
+        init = {"kernel_init": initial(arch.width), "rngs": rngs}
         dense, out = (Dense(arch.width, n, **init) for n in (arch.width, num_classes))
         self.head = nnx.Dict(dense=dense, out=out)
 
@@ -382,7 +290,9 @@ class Verbalizer(Readout):
         super().__init__(arch, rngs)
         self.labels, self.scale = labels, arch.width**-0.5 if arch.scale_outputs else 1.0
         if not arch.tied:  # starts as in T5X; transformers' 1.0 would give logits of size sqrt(D)
-            self.lm_head = nnx.Embed(rows, arch.width, embedding_init=_init(arch.width), rngs=rngs)
+            self.lm_head = nnx.Embed(
+                rows, arch.width, embedding_init=initial(arch.width), rngs=rngs
+            )
 
     def __call__(self, inputs: Mapping[str, Array], tape: Tape) -> Outputs:
         text, (node, token, label) = prefix_tree(self.labels, START)

@@ -16,23 +16,32 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from fairkd_jax.models import timm, vit_timm
 from fairkd_jax.models.layers import Dense, attend, check_dtype
-from fairkd_jax.models.net import Architecture, call_block
+from fairkd_jax.models.net import Architecture, call_block, check_variant
+from fairkd_jax.models.positions import bicubic
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
 
 INIT = nnx.initializers.truncated_normal(0.02)
 POOLINGS = ("cls", "mean")
-BLOCK = {  # ours: in a published file, in the memory of transformers 5
-    "attn_norm": ("layernorm_before", "layernorm_before"),
-    "query": ("attention.attention.query", "attention.q_proj"),
-    "key": ("attention.attention.key", "attention.k_proj"),
-    "value": ("attention.attention.value", "attention.v_proj"),
-    "attn_out": ("attention.output.dense", "attention.o_proj"),
-    "mlp_norm": ("layernorm_after", "layernorm_after"),
-    "mlp_in": ("intermediate.dense", "mlp.fc1"),
-    "mlp_out": ("output.dense", "mlp.fc2"),
+BODY = {  # ours: as published by transformers, by timm
+    "embed/cls": ("embeddings.cls_token", "cls_token"),
+    "embed/distill": ("embeddings.distillation_token", "dist_token"),
+    "embed/position": ("embeddings.position_embeddings", "pos_embed"),
+    "embed/patch": ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
+    "norm": ("layernorm", "norm"),
+}
+BLOCK = {  # ours: in a file of transformers, in its memory, in timm
+    "attn_norm": ("layernorm_before", "layernorm_before", "norm1"),
+    "query": ("attention.attention.query", "attention.q_proj", "attn.qkv[0/3]"),
+    "key": ("attention.attention.key", "attention.k_proj", "attn.qkv[1/3]"),
+    "value": ("attention.attention.value", "attention.v_proj", "attn.qkv[2/3]"),
+    "attn_out": ("attention.output.dense", "attention.o_proj", "attn.proj"),
+    "mlp_norm": ("layernorm_after", "layernorm_after", "norm2"),
+    "mlp_in": ("intermediate.dense", "mlp.fc1", "mlp.fc1"),
+    "mlp_out": ("output.dense", "mlp.fc2", "mlp.fc2"),
 }
 FORMS = {  # distillation: tokens before the patches, the published class
     "none": (1, "ViTForImageClassification"),
@@ -65,8 +74,10 @@ class ViT(Architecture):
         "b16": {"depth": 12, "width": 768, "heads": 12},
         "l16": {"depth": 24, "width": 1024, "heads": 16},
     }
-    free: ClassVar[frozenset[str]] = Architecture.free | {"image", "pooling", "distillation"}
+    free: ClassVar[frozenset[str]] = Architecture.free | {"image", "distillation"}
+    head_reads: ClassVar[frozenset[str]] = frozenset({"pooling"})
     model_types: ClassVar[tuple[str, ...]] = ("vit", "deit")
+    signature: ClassVar[str] = r"((vit|deit)\.)?embeddings\.cls_token|cls_token"
 
     depth: int = 12
     width: int = 192
@@ -135,16 +146,14 @@ class ViT(Architecture):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], keys: Iterable[str] = ()) -> "ViT":
         keys = {*keys}
+        if timm.wrote(config):
+            return cls(**vit_timm.options(config, keys, cls.presets))
         image, patch = (
             (n, n) if isinstance(n, int) else tuple(n)
             for n in (config.get("image_size", 224), config.get("patch_size", 16))
         )
-        for key, value, known in (
-            ("hidden_act", config.get("hidden_act", "gelu"), "gelu"),
-            ("patch_size", patch, (patch[0], patch[0])),
-        ):
-            if value != known:
-                raise ValueError(f"vit config: {key} = {value!r}; only {known!r} is there")
+        only = {"hidden_act": "gelu", "patch_size": patch[:1] * 2}
+        check_variant(config | {"patch_size": patch}, only, "vit config")
         form = "none"
         distills = any(k.endswith("embeddings.distillation_token") for k in keys)
         if config.get("model_type", "deit" if distills else "vit") == "deit":
@@ -194,24 +203,23 @@ class ViT(Architecture):
         return r"((vit|deit)\.)?(pooler\.dense\..*|embeddings\.mask_token)|decoder\..*"
 
     def published_names(self) -> tuple[dict[str, str], ...]:
-        """In a file and in memory, each with the prefix of the body and without."""
-        body = {
-            "embed/cls": "embeddings.cls_token",
-            "embed/distill": "embeddings.distillation_token",
-            "embed/position": "embeddings.position_embeddings",
-            "embed/patch": "embeddings.patch_embeddings.projection",
-            "norm": "layernorm",
-        }
-        head = {"head": "classifier"}
+        """In a file and in memory, each with the prefix of the body and without; timm's."""
+        heads = ("classifier",), ("head",)
+        ours = ("head",)
         if self.distillation == "head":
-            head = {"head/cls": "cls_classifier", "head/distill": "distillation_classifier"}
+            heads = ("cls_classifier", "distillation_classifier"), ("head", "head_dist")
+            ours = ("head/cls", "head/distill")
         prefix, tables = "vit." if self.distillation == "none" else "deit.", []
-        for dialect, blocks in enumerate(("encoder.layer", "layers")):
-            names = dict(body)
+        for dialect, blocks in enumerate(("encoder.layer", "layers", "blocks")):
+            writer = dialect // 2  # transformers, timm
+            names = {k: v[writer] for k, v in BODY.items()}
             for i in range(self.depth):
-                ours, theirs = f"block{i:02}", f"{blocks}.{i}"
-                names |= {f"{ours}/{k}": f"{theirs}.{v[dialect]}" for k, v in BLOCK.items()}
-            tables += [{k: prefix + v for k, v in names.items()} | head, names | head]
+                block = f"block{i:02}"
+                names |= {f"{block}/{k}": f"{blocks}.{i}.{v[dialect]}" for k, v in BLOCK.items()}
+            head = dict(zip(ours, heads[writer]))
+            if not writer:
+                tables.append({k: prefix + v for k, v in names.items()} | head)
+            tables.append(names | head)
         return tuple(tables)
 
     def axes(self) -> dict[str, tuple[str, ...]]:
@@ -242,24 +250,6 @@ class ViT(Architecture):
         down, across = (bicubic(side, n) for n in self.grid)
         patches = np.einsum("ys,xt,std->yxd", down, across, patches.reshape(side, side, -1))
         return np.concatenate([lead, patches.reshape(-1, shape[2])])[None].astype(array.dtype)
-
-
-def bicubic(source: int, target: int) -> Float[np.ndarray, "{target} {source}"]:
-    """The matrix that interpolates `source` equidistant values to `target`, float64.
-
-    Cubic convolution (Keys 1981) with a = -0.75, pixels as areas, the border repeated: PyTorch's
-    "bicubic" without `align_corners` or antialiasing, which published nets were resized with.
-    """
-    a, place = -0.75, (np.arange(target) + 0.5) * source / target - 0.5
-    matrix = np.zeros((target, source))
-    for step in (-1, 0, 1, 2):
-        column = np.floor(place) + step
-        d = np.abs(place - column)
-        near = (a + 2) * d**3 - (a + 3) * d**2 + 1
-        far = a * (d**3 - 5 * d**2 + 8 * d - 4)
-        column = np.clip(column, 0, source - 1).astype(int)
-        np.add.at(matrix, (np.arange(target), column), np.where(d <= 1, near, far))
-    return matrix
 
 
 def _dense(arch: ViT, inputs: int, outputs: int, rngs: nnx.Rngs, bias: bool = True) -> Dense:

@@ -4,10 +4,11 @@ Only safetensors are read (and their headers alone until the numbers are wanted)
 pickled, and to load a pickle is to run whatever code it holds.
 """
 
+import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fairkd_jax.registry import UnknownName
 HEADS = ("take", "fresh")
 INDEX = "model.safetensors.index.json"  # of weights in several files
 WRAPPER = r"((module|_orig_mod|model)\.)*"  # of DataParallel, torch.compile, trainers
+PART = re.compile(r"(.+)\[(\d+)/(\d+)\]")  # "qkv.weight[1/3]": the second third of its rows
 PICKLED = (".bin", ".pt", ".pth", ".th", ".ckpt", ".pkl")
 
 
@@ -29,9 +31,15 @@ class Start:
 
     pretrained: str  # folder, .safetensors file, or hub name
     head: str = "take"  # the task head of the weights is taken, or left for a fresh one
+    label_map: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name there: label here
 
     def __post_init__(self):
         check_head(self.head)
+        if self.label_map and self.head != "take":
+            raise ValueError(
+                f"model option label_map = {self.label_map} says what the labels of the weights' "
+                f"head mean, but head = {self.head!r} does not take it: leave one of them out"
+            )
 
 
 def check_head(head: str) -> None:
@@ -43,13 +51,18 @@ def check_head(head: str) -> None:
 def split(spec: Mapping[str, Any]) -> tuple[dict[str, Any], Start | None]:
     """A model's config in two: what describes the net, and what it starts from (None: afresh).
 
-    Raises ValueError for a head without weights, UnknownName for an unknown way with the head.
+    Raises ValueError for a head or its labels without weights, or for labels of a head that is not
+    taken, UnknownName for an unknown way with the head.
     """
-    net = {k: v for k, v in spec.items() if k not in ("pretrained", "head")}
-    start = {k: spec[k] for k in ("pretrained", "head") if spec.get(k)}
-    if start.keys() == {"head"}:
+    options = [f.name for f in dataclasses.fields(Start)]
+    net = {k: v for k, v in spec.items() if k not in options}
+    start = {k: spec[k] for k in options if spec.get(k)}
+    if "label_map" in start:
+        start["label_map"] = {str(k): str(v) for k, v in start["label_map"].items()}
+    if start and "pretrained" not in start:
+        told = ", ".join(f"{k} = {v!r}" for k, v in start.items())
         raise ValueError(
-            f"model {spec.get('name')!r}: head = {spec['head']!r} says what becomes of the head of "
+            f"model {spec.get('name')!r}: {told} says what becomes of the head of "
             "published weights, but there is no 'pretrained' to say which weights"
         )
     return net, Start(**start) if start else None
@@ -73,19 +86,45 @@ class Weights:
         beside = self.folder / "config.json"
         return {f.name: f for f in (*self.files, beside) if f.is_file()}
 
-    def headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def headers(self, parts: Iterable[str] = ()) -> dict[str, tuple[str, tuple[int, ...]]]:
         """{key: (type of number, "F32", shape)}, without `wrapper`; no numbers are read.
 
+        A tensor of which `parts` name some, "qkv.weight[1/3]", is told by these parts instead.
         Raises ValueError for a broken file.
         """
-        cut = len(self.wrapper)
-        return {key[cut:]: about for key, about in self._headers.items()}
+        start = len(self.wrapper)
+        found = {key[start:]: about for key, about in self._headers.items()}
+        told = dict(found)
+        for part in filter(None, map(PART.fullmatch, parts)):
+            kind, (rows, *rest) = found.get(part[1], ("", (1,)))
+            if rows % int(part[3]) == 0:
+                told.pop(part[1], None)
+                told[part[0]] = kind, (rows // int(part[3]), *rest)
+        return told
 
     @functools.cached_property
     def wrapper(self) -> str:
         """What modules around the net put before every key: "module.", "_orig_mod.model." """
-        starts = [re.match(WRAPPER, key).group() for key in self._headers]
-        return starts[0] if len({*starts}) == 1 else ""
+        return next(iter(self._wrapped)) if len(self._wrapped) == 1 else ""
+
+    @property
+    def mixed(self) -> str:
+        """What to say of wrappers that stand before a part of the keys; "" where none does so."""
+        if len(self._wrapped) < 2:
+            return ""
+        told = [
+            f"{start!r} before {len(keys)} of them" if start else f"nothing before {some(keys)}"
+            for start, keys in self._wrapped.items()
+        ]
+        return f"wrapped in part: the keys have {', '.join(told)}; give all of them the same"
+
+    @functools.cached_property
+    def _wrapped(self) -> dict[str, list[str]]:
+        """The keys by what stands before them."""
+        found = collections.defaultdict(list)
+        for key in self._headers:
+            found[re.match(WRAPPER, key).group()].append(key)
+        return dict(found)
 
     @functools.cached_property
     def _headers(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -97,13 +136,49 @@ class Weights:
         return found
 
     def read(self, keys: Collection[str]) -> dict[str, np.ndarray]:
-        """The tensors of some keys, as float32."""
-        found, theirs = {}, {self.wrapper + key: key for key in keys}
+        """The tensors of some keys, or parts of tensors, as float32."""
+        found, theirs = {}, collections.defaultdict(list)
+        for key in keys:
+            theirs[self.wrapper + _whole(key)].append(key)
         for file in self.files:
             with _opened(file) as tensors:
-                here = [k for k in tensors.keys() if k in theirs]  # noqa: SIM118
-                found |= {theirs[k]: tensors.get_tensor(k).astype(np.float32) for k in here}
+                for there in theirs.keys() & {*tensors.keys()}:
+                    array = tensors.get_tensor(there).astype(np.float32)
+                    found |= {key: _part(array, key) for key in theirs[there]}
         return found
+
+
+def key_of(module: str, variable: str) -> str:
+    """The key of a module's variable; a part of a module, "qkv[1/3]", has parts of variables."""
+    stem, bracket, part = module.partition("[")
+    return f"{stem}.{variable}{bracket}{part}"
+
+
+def joined(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors by their keys, with those put together that are there in parts."""
+    found = collections.defaultdict(dict)
+    for key, tensor in tensors.items():
+        found[_whole(key)][key] = tensor
+    return {
+        key: parts[key] if key in parts else np.concatenate([parts[k] for k in sorted(parts)])
+        for key, parts in found.items()
+    }
+
+
+def _whole(key: str) -> str:
+    part = PART.fullmatch(key)
+    return part[1] if part else key
+
+
+def _part(array: np.ndarray, key: str) -> np.ndarray:
+    part = PART.fullmatch(key)
+    return np.split(array, int(part[3]))[int(part[2])] if part else array
+
+
+def some(names: Collection[str]) -> str:
+    """The first names, and how many there are more."""
+    first = ", ".join(sorted(names)[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
 
 
 def _opened(file: Path) -> Any:

@@ -7,7 +7,7 @@ Three ways to the same ratio HSIC(X, Y) / sqrt(HSIC(X, X) HSIC(Y, Y)):
     sum of hsic(batch) .cka()   minibatch CKA (arXiv 2010.15327): each term is an unbiased mean over
                                 batches, whatever their size; the ratio is not that of all rows
     Moments                     exact for any number of rows, whatever the batches, from sums over
-                                rows: O(D1 D2) memory, one pair of layers
+                                rows: O(D1 D2) memory and that of a batch's Gram matrices, one pair
 
 Debiased means the unbiased HSIC of Song et al. (JMLR 2012, eq. 5), for which four rows are needed:
 without it CKA tends to 1 as width / rows grows, for unrelated features too. It may be negative.
@@ -200,7 +200,10 @@ class Moments:
         share = other.sums["n"] / jnp.maximum(self.sums["n"] + other.sums["n"], 1)
         location = jax.tree.map(lambda a, b: a + (b - a) * share, self.location, other.location)
         exponent = jax.tree.map(jnp.maximum, self.exponent, other.exponent)
-        sums = jax.tree.map(jnp.add, self._at(location, exponent), other._at(location, exponent))
+        ours, theirs = self._at(location, exponent), other._at(location, exponent)
+        sums = jax.tree.map(jnp.add, ours, theirs)
+        for a, b in PAIRS:  # a row of ours with one of theirs, both ways
+            sums[f"{a}{a}{b}{b}"] += 2 * jnp.sum(ours[f"{a}_{b}"] * theirs[f"{a}_{b}"])
         return Moments(location, exponent, sums)
 
     def _at(self, location: dict[str, Array], exponent: dict[str, Array]) -> dict[str, Array]:
@@ -218,20 +221,22 @@ class Moments:
     def cka(self, *, debiased: bool = True) -> Float[JaxArray, ""]:
         """Linear CKA of all rows; NaN where it is undefined, also for too few rows.
 
-        Feature form of both estimators. Biased: ||X'Y||^2. Unbiased, times n (n - 3): ||X'Y||^2 -
-        n / (n - 2) sum_i |x_i|^2 |y_i|^2 + ||X||^2 ||Y||^2 / ((n - 1) (n - 2)), which is Song's
-        estimator on centred features.
+        Feature form of both estimators. Biased: ||X'Y||^2. Unbiased, times n (n - 3): the sum over
+        i != j of (x_i.x_j) (y_i.y_j) - 2 / (n - 2) sum_i |x_i|^2 |y_i|^2 + ||X||^2 ||Y||^2 /
+        ((n - 1) (n - 2)), which is Song's estimator on centred features. One row 50 standard
+        deviations out costs 3e-5 in float32 among 60 rows or 200, and nothing among 1000.
         """
         n = self.sums["n"]
         s = _moved(self.sums, {k: -self.sums[k] / jnp.maximum(n, 1) for k in ("x", "y")})
 
         def hsic_and_rounding(a: str, b: str) -> tuple[JaxArray, JaxArray]:
-            product = jnp.sum(s[f"{a}_{b}"] ** 2)
             if not debiased:
-                return product, jnp.zeros_like(n)
-            lengths = n / (n - 2) * s[f"{a}{a}_{b}{b}"]
+                return jnp.sum(s[f"{a}_{b}"] ** 2), jnp.zeros_like(n)
+            product, fourth = s[f"{a}{a}{b}{b}"], s[f"{a}{a}_{b}{b}"]
+            lengths = 2 / (n - 2) * fourth
             size = jnp.trace(s[f"{a}_{a}"]) * jnp.trace(s[f"{b}_{b}"]) / ((n - 1) * (n - 2))
-            rounding = NOISE * jnp.finfo(n.dtype).eps * (product + lengths + size)
+            # all of an outlier's fourth power: the location that it moved was rounded
+            rounding = NOISE * jnp.finfo(n.dtype).eps * (product + 2 * fourth + size)
             return product - lengths + size, rounding
 
         def norm(k: str) -> JaxArray:
@@ -254,10 +259,19 @@ def _moments(x: Array, y: Array, mask: Array | None) -> Moments:
     return Moments(location, {"x": x_exponent, "y": y_exponent}, _row_sums(x, y, mask))
 
 
+PAIRS = (("x", "x"), ("x", "y"), ("y", "y"))
+
+
 def _row_sums(x: Array, y: Array, mask: Array) -> dict[str, Array]:
-    """By name: "x_yy" is the sum over rows of x |y|^2."""
+    """By name: "x_yy" is the sum over rows of x |y|^2, "xxyy" that over pairs i != j of rows of
+    (x_i.x_j) (y_i.y_j): taken from |X'Y|^2, a row with itself would cost the digits of an outlier's
+    fourth power.
+    """
+    others = 1 - jnp.eye(len(x), dtype=x.dtype)
+    gram = {k: others * _einsum("nd,md->nm", v, v) for k, v in (("x", x), ("y", y))}
+    pairs = {f"{a}{a}{b}{b}": jnp.sum(gram[a] * gram[b]) for a, b in PAIRS}
     xx, yy = jnp.sum(x**2, axis=1), jnp.sum(y**2, axis=1)  # squared length of each row
-    return {
+    return pairs | {
         "n": jnp.sum(mask),
         "x": jnp.sum(x, axis=0),
         "y": jnp.sum(y, axis=0),
@@ -281,7 +295,7 @@ def _moved(s: dict[str, Array], by: dict[str, Array]) -> dict[str, Array]:
     along = {k: _dot(d, s[k]) for k, d in by.items()}
     length = {k: trace[k] + 2 * along[k] + n * square[k] for k in by}  # sum of |x + d|^2
     moved = {"n": n} | {k: s[k] + n * d for k, d in by.items()}
-    for a, b in (("x", "x"), ("x", "y"), ("y", "y")):
+    for a, b in PAIRS:
         outer = jnp.outer(s[a], by[b]) + jnp.outer(by[a], s[b]) + n * jnp.outer(by[a], by[b])
         moved[f"{a}_{b}"] = s[f"{a}_{b}"] + outer
         moved[f"{a}{a}_{b}{b}"] = (
@@ -290,6 +304,18 @@ def _moved(s: dict[str, Array], by: dict[str, Array]) -> dict[str, Array]:
             + 4 * _dot(_dot(by[a], s[f"{a}_{b}"]), by[b])
             + square[a] * (trace[b] + 2 * along[b])
             + square[b] * length[a]
+        )
+        moved[f"{a}{a}{b}{b}"] = (
+            s[f"{a}{a}{b}{b}"]
+            + 2 * _dot(_dot(s[a], s[f"{a}_{b}"]), by[b])
+            + 2 * _dot(_dot(by[a], s[f"{a}_{b}"]), s[b])
+            - 2 * (_dot(by[b], s[f"{b}_{a}{a}"]) + _dot(by[a], s[f"{a}_{b}{b}"]))
+            + square[b] * (_dot(s[a], s[a]) - trace[a])
+            + square[a] * (_dot(s[b], s[b]) - trace[b])
+            + 2 * (n - 2) * _dot(_dot(by[a], s[f"{a}_{b}"]), by[b])
+            + 2 * along[a] * along[b]
+            + 2 * (n - 1) * (square[b] * along[a] + square[a] * along[b])
+            + n * (n - 1) * square[a] * square[b]
         )
     for a, b, cross in (
         ("x", "x", s["x_x"]),

@@ -9,6 +9,7 @@ folder gets its final name when all of it is there.
 import dataclasses
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -65,15 +66,18 @@ class Checkpoints:
             ) from error
 
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits until everything is written. Raises what stopped it."""
         try:
             self._finish()
         finally:
             self._checkpointer.close()
 
     def _finish(self) -> None:
+        """Meets no other process: one whose save failed closes while others wait for its part."""
         self._checkpointer.wait_until_finished()
-        processes.lead(lambda: [files.remove(self._path(s)) for s in self.steps()[KEPT:]] and None)
+        if jax.process_index() == 0:
+            for step in self.steps()[KEPT:]:
+                files.remove(self._path(step))
 
     def _path(self, step: int) -> Path:
         return self._folder / str(step)

@@ -126,7 +126,8 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
 def _check_published(data: Data, net: Net, start: weights.Start) -> None:
     """Raises ValueError for published weights of other shapes, labels or inputs than the net's."""
     opened = pipeline.open_data(data)
-    pretrained.check(net, start.pretrained, start.head, opened.dataset.info.label_names)
+    label_names = opened.dataset.info.label_names
+    pretrained.check(net, start.pretrained, start.head, label_names, start.label_map)
     folder = weights.find(start.pretrained).folder
     view = registry.build("views", data.views[net.view])
     wanted = view.options_for(folder, opened.encoders[net.view])
@@ -308,7 +309,9 @@ def _start_from_published(state: Any, net: Net, config: TrainStage) -> Any:
     label_names = pipeline.open_data(config.data).dataset.info.label_names
     for name, params in state.params["nets"].items():
         fresh = {"params": params, "stats": state.stats[name]}
-        read = pretrained.load(net, start.pretrained, fresh, start.head, label_names)
+        read = pretrained.load(
+            net, start.pretrained, fresh, start.head, label_names, start.label_map
+        )
         state = _start_from(state, read, name)
     return state
 

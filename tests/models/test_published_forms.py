@@ -8,7 +8,6 @@ import pytest
 from fairkd_jax import registry
 from fairkd_jax.models import pretrained, weights
 from fairkd_jax.models.net import make_net
-from fairkd_jax.registry import UnknownName
 from tests.models.test_pretrained import (
     FACTS,
     TASK,
@@ -81,6 +80,45 @@ def test_what_wrappers_put_before_keys_is_left_off(wrapper, tmp_path, caplog):
     assert f"wrapped: '{wrapper}' left off" in caplog.text
 
 
+def test_a_wrapper_before_a_part_of_the_keys_is_named(tmp_path):
+    tensors, net = published("bert", tmp_path), small("bert")
+    part = {k if k[:10] == "classifier" else f"module.{k}": v for k, v in tensors.items()}
+    part["module.bert.embeddings.word_embeddings.weight"] = np.ones((2, 2))
+    write(part, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError) as error:
+        pretrained.check(net, tmp_path)
+    told = f"'module.' before {len(part) - 2} of them"
+    assert told in str(error.value) and "nothing before classifier.bias, class" in str(error.value)
+    assert "missing" not in str(error.value) and "surplus" not in str(error.value)
+
+
+@pytest.mark.parametrize("prefix", ["bert.", ""])
+def test_a_bert_with_its_head_of_words(prefix, tmp_path):
+    """As pretrained, the tied words of its head written or not."""
+    tensors, net = published("bert", tmp_path), small("bert", 2)
+    body = {k.removeprefix("bert."): v for k, v in tensors.items() if k[:10] != "classifier"}
+    words = body["embeddings.word_embeddings.weight"]
+    head = {
+        "cls.predictions.decoder.weight": words,
+        "cls.predictions.decoder.bias": np.ones(len(words)),
+        "cls.predictions.bias": np.ones(len(words)),
+        "cls.predictions.transform.dense.weight": np.ones((8, 8)),
+        "cls.seq_relationship.weight": np.ones((2, 8)),
+    }
+    fresh = random_variables(net, 1)
+    body = {prefix + k: v for k, v in body.items()}
+    write(body | head, tmp_path / "model.safetensors")
+    written = pretrained.load(net, tmp_path, fresh, "fresh")
+    write(body, tmp_path / "model.safetensors")
+    assert_equal(pretrained.load(net, tmp_path, fresh, "fresh"), written)
+    np.testing.assert_array_equal(written["params"]["embed"]["word"]["embedding"], words)
+    assert_equal(written["params"]["head"], fresh["params"]["head"])
+    with pytest.raises(
+        ValueError, match=r"missing: classifier\.bias\n  missing: classifier\.weight$"
+    ):
+        pretrained.check(net, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -140,17 +178,3 @@ def test_a_config_that_is_silent_means_the_defaults_of_transformers(name):
     family = registry.plugin("models", name)
     full["num_decoder_layers"] = None  # as many as the encoder has
     assert family.from_config({}) == family.from_config(full)
-
-
-def test_a_resnet_beside_a_config_of_timm(tmp_path):
-    config = {"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": {"mean": [0.5]}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    net = make_net({"name": "resnet", "preset": 18}, 3, FACTS)
-    tensors = pretrained.to_published(net, random_variables(net), 2)
-    write(tensors, tmp_path / "model.safetensors")
-    again = make_net({"name": "resnet", "pretrained": str(tmp_path)}, 3, FACTS)
-    assert again == net
-    pretrained.check(again, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet26d"}))
-    with pytest.raises(UnknownName, match=r"timm config: 'resnet26d'.*resnet18"):
-        make_net({"name": "resnet", "pretrained": str(tmp_path)}, 3, FACTS)

@@ -298,7 +298,8 @@ def test_what_published_configs_say():
     assert T5.from_config(new).tied
     read = T5.from_config(new, ["shared.weight", "lm_head.weight"])  # the weights know better
     assert (read.tied, read.scale_outputs) == (False, False)
-    assert T5.from_config(old, ["shared.weight"]).tied
+    assert not T5.from_config(old, ["shared.weight"]).tied  # a body without its head of words
+    assert T5.from_config(new, ["shared.weight"]).tied
     for key, wrong, message in (
         ("feed_forward_proj", "gated-silu", r"feed_forward_proj.*'gated-silu'.*gated-gelu, relu"),
         ("dense_act_fn", "gelu", r"'dense_act_fn': 'gelu'.*'relu'"),

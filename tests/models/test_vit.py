@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from fairkd_jax.models import pretrained
 from fairkd_jax.models.net import Net, make_net
-from fairkd_jax.models.vit import ViT, bicubic
+from fairkd_jax.models.positions import bicubic
+from fairkd_jax.models.vit import ViT
 from fairkd_jax.registry import UnknownName
 
 SMALL = {"patch": 4, "depth": 1, "width": 8, "heads": 2}

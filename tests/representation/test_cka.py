@@ -179,6 +179,18 @@ def test_an_offset_costs_no_digits(debiased):
     np.testing.assert_allclose(streamed, want_moved, rtol=1e-4)
 
 
+@BOTH
+@pytest.mark.parametrize("n", [60, 200, 1000])
+@pytest.mark.parametrize("splits", [1, 2, 4])
+def test_an_outlier_costs_few_digits(n, splits, debiased):
+    """A row 50 standard deviations out; relative to 1, as CKA may be near 0."""
+    x, y = features(n)
+    for a in (x, y):
+        a[n // 3] = a.mean(0) + 50 * a.std(0) * np.where(np.arange(a.shape[1]) % 3, 1, -1)
+    got = stream(x, y, [n // splits] * splits).cka(debiased=debiased)
+    np.testing.assert_allclose(got, reference(x, y, debiased), rtol=0, atol=3e-5)
+
+
 def test_half_precision_features_are_computed_in_float32():
     x, y = (jnp.asarray(a, jnp.bfloat16) for a in features())
     got = linear_cka(x, y)

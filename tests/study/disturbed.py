@@ -5,10 +5,12 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pandas
 from conftest import ROOT
@@ -53,6 +55,11 @@ class Run:
         return self.output.read_text(errors="replace")
 
     @property
+    def last(self) -> str:
+        """The last line that it said."""
+        return self.said.strip().splitlines()[-1]
+
+    @property
     def writes(self) -> int:
         """How often it wrote below the work folder."""
         return int(pathlib.Path(f"{self.output}.writes").read_text() or 0)
@@ -85,19 +92,27 @@ class Zygote:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(
-        self, launcher: str, workdir: pathlib.Path, *flags: str, kill: int | None = None
-    ) -> Run:
-        """Starts a launcher on a work folder."""
+    def start(self, launcher: str, workdir: pathlib.Path, *flags: str, **disturbance: Any) -> Run:
+        """Starts a launcher on a work folder; `kill`, `fail` or `largest` as in zygote.py."""
         self.count += 1
         output = self.folder / f"output{self.count}"
         argv = [str(ROOT / "launch" / f"{launcher}.py"), f"--workdir={workdir}", *flags]
-        request = {"argv": argv, "output": str(output), "folder": str(workdir), "kill": kill}
+        request = {"argv": argv, "output": str(output), "folder": str(workdir), **disturbance}
         return Run(self, self.ask(request)["pid"], output)
 
-    def study(self, workdir: pathlib.Path, *flags: str, kill: int | None = None) -> Run:
+    def study(self, workdir: pathlib.Path, *flags: str, **disturbance: Any) -> Run:
         """Starts the tiny study."""
-        return self.start("study", workdir, f"--config={TINY}", *flags, kill=kill)
+        return self.start("study", workdir, f"--config={TINY}", *flags, **disturbance)
+
+    def two(self, first: pathlib.Path, second: pathlib.Path, **disturbance: Any) -> list[Run]:
+        """Starts the tiny study as two processes of one run; the first is disturbed."""
+        with socket.socket() as s:
+            s.bind(("localhost", 0))
+            hosts = f"--coordinator=localhost:{s.getsockname()[1]}", "--num_processes=2"
+        return [
+            self.study(first, *hosts, "--process_id=0", **disturbance),
+            self.study(second, *hosts, "--process_id=1"),
+        ]
 
     def close(self) -> None:
         """Ends it."""

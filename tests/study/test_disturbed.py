@@ -3,6 +3,7 @@
 A few times each by default; as often as one likes with `-m slow`.
 """
 
+import errno
 import os
 import pathlib
 import shutil
@@ -80,6 +81,58 @@ def test_killed_just_before_a_write(launch, unbroken, whole, tmp_path, times):
         assert killed.wait() == -9, f"write {number} of {whole[1]} did not come: {killed.said}"
         assert_ends_as(launch.study(workdir), workdir, unbroken)
         shutil.rmtree(workdir)
+
+
+@times(2, 100)
+def test_a_disk_that_is_full_from_a_write_on_is_named_at_once(
+    launch, unbroken, whole, tmp_path, times
+):
+    rng = np.random.default_rng(times)
+    for i in range(times):
+        workdir = tmp_path / str(i)
+        number = int(rng.integers(1, whole[1] * 0.9))  # their number differs a little
+        full = launch.study(workdir, fail=[errno.ENOSPC, number, ""])
+        assert full.wait() == 74, f"write {number} of {whole[1]}: {full.said[-3000:]}"
+        assert full.last.startswith(f"No space is left on the disk of {workdir}: free some")
+        assert_ends_as(launch.study(workdir), workdir, unbroken)
+        shutil.rmtree(workdir)
+
+
+ARRAYS = {"largest": 2**15}  # less than those of the net, more than anything written before
+RENAME = {"fail": [errno.EIO, 1, "os.rename .*/checkpoints/.*orbax-checkpoint-tmp$"]}
+SAVES = pytest.mark.parametrize(
+    ("disturbance", "reason"),
+    [(ARRAYS, os.strerror(errno.EFBIG)), (RENAME, os.strerror(errno.EIO))],
+    ids=["arrays", "rename"],
+)
+
+
+@SAVES
+def test_a_save_that_fails_ends_the_run_at_once(launch, unbroken, tmp_path, disturbance, reason):
+    failed = launch.study(tmp_path, **disturbance)
+    assert failed.wait() == 1
+    assert reason in failed.last and "checkpoints" in failed.said, failed.said[-3000:]
+    assert not list(tmp_path.glob("stages/*/checkpoints/[0-9]"))
+    assert_ends_as(launch.study(tmp_path), tmp_path, unbroken)
+
+
+@pytest.mark.slow
+@SAVES
+def test_a_save_that_fails_in_one_of_two_processes_ends_both(
+    launch, unbroken, tmp_path, disturbance, reason
+):
+    first, second = launch.two(tmp_path, tmp_path, **disturbance)
+    assert first.wait(4 * HANG) == 1 and reason in first.last, first.said[-3000:]
+    assert second.wait(20) != 0
+    assert_ends_as(launch.study(tmp_path), tmp_path, unbroken)
+
+
+def test_two_processes_with_two_folders_both_say_so(launch, tmp_path):
+    for run in launch.two(tmp_path / "a", tmp_path / "b"):
+        assert run.wait() == 1
+        assert "rollcall.NotShared: process 1" in run.last, run.said[-3000:]
+        assert str(tmp_path / "a") in run.last and str(tmp_path / "b") in run.last
+    assert not list(tmp_path.glob("*/stages"))
 
 
 @times(3, 30)

@@ -174,9 +174,14 @@ def test_weights_without_a_tokenizer_are_taken_on_trust(exported, copied, caplog
 def test_other_labels_and_broken_weights_are_refused(exported, copied):
     path = copied / "config.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"id2label": {"0": "A", "1": "B", "2": "C"}}))
+    other = {"label2id": None, "id2label": {"0": "A", "1": "B", "2": "C"}}
+    path.write_text(json.dumps(config | other))
     refused(r"the head tells \['A', 'B', 'C'\] apart, the task \['entailment'", *start(copied))
     loop.check(train_stage(*start(copied, head="fresh")).config, {})
+    path.write_text(json.dumps(config | {"label2id": None, "id2label": {"0": "A", "1": "B"}}))
+    meaning = {"B": "entailment", "A": "non-entailment"}
+    loop.check(train_stage(*start(copied, label_map=meaning)).config, {})
+    path.write_text(json.dumps(config))
     refused(r"width = 32, config\.json says 16", *start(copied, depth=1, width=32))
     refused("'head' says|no 'pretrained'", data(vocab_size=300), NET | {"head": "take"})
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")

@@ -7,12 +7,17 @@ One JSON object a line on standard input, one answered on standard output:
 
 `kill`: the process is killed just before its 17th write below `folder` (a file opened for writing,
 made, renamed or removed); "writes" in the file OUTPUT.writes counts them where it is not.
+`fail`: [errno, 17, "os.rename .*/net"]: from the 17th write on whose event and path hold that
+expression, each fails with that error. `largest`: no file takes more bytes, whoever writes it.
 """
 
 import json
 import os
+import re
+import resource
 import runpy
 import signal
+import subprocess
 import sys
 
 import pandas  # noqa: F401
@@ -27,9 +32,10 @@ from fairkd_jax.study import execute  # noqa: F401
 WRITES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"}
 
 
-def count_writes(folder: str, last: int | None, file: int) -> None:
-    """Kills this process before a write; says in an open file how many there were."""
-    seen = [0]
+def count_writes(folder: str, last: int | None, fail: list | None, file: int) -> None:
+    """Kills this process before a write, or fails it; says in an open file how many there were."""
+    seen, matching = [0], [0]
+    code, first, which = fail or (0, 0, "")
 
     def hook(event: str, arguments: tuple) -> None:
         if event == "open":
@@ -46,6 +52,10 @@ def count_writes(folder: str, last: int | None, file: int) -> None:
                 os.pwrite(file, f"{seen[0]:08}".encode(), 0)
                 if seen[0] == last:
                     os.kill(os.getpid(), signal.SIGKILL)
+                if code and re.search(which, f"{event} {name}"):
+                    matching[0] += 1
+                    if matching[0] >= first:
+                        raise OSError(code, os.strerror(code), name)
 
     sys.addaudithook(hook)
 
@@ -53,11 +63,16 @@ def count_writes(folder: str, last: int | None, file: int) -> None:
 def launch(request: dict) -> None:
     """Becomes the launcher."""
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    largest = request.get("largest")
+    if largest:  # of the files of the launcher, not of what it says
+        output = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=output).stdin.fileno()
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.setsid()
     counted = os.open(request["output"] + ".writes", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    count_writes(request["folder"], request.get("kill"), counted)
+    count_writes(request["folder"], request.get("kill"), request.get("fail"), counted)
+    if largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     sys.argv = request["argv"]
     sys.path.insert(0, os.path.dirname(request["argv"][0]))
     runpy.run_path(request["argv"][0], run_name="__main__")
