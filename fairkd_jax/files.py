@@ -34,6 +34,10 @@ class Damaged(ValueError):
     """A file that does not hold what was written; the message names it."""
 
 
+class Changed(RuntimeError):
+    """A file that no longer holds what was read; the message names it."""
+
+
 def write(path: Path, text: str, *, sync: bool = True) -> None:
     """The whole file or none of it, in place of any that was there; on disk when this returns.
 

@@ -1,4 +1,9 @@
-"""Flags that every launcher shares, and how JAX is started from them."""
+"""Flags that every launcher shares, and how JAX is started from them.
+
+Python finds modules in the folder of the command too: plugins, and what configs import. It looks
+there last, so that nothing there takes the place of what is installed, and not at all where Python
+was told to be safe (`python -P`, PYTHONSAFEPATH).
+"""
 
 import errno
 import functools
@@ -16,6 +21,9 @@ from jax.sharding import Mesh
 
 from fairkd_jax import buckets, files, processes, sharding
 from fairkd_jax.types import Path
+
+if not sys.flags.safe_path:
+    sys.path.append(os.getcwd())
 
 FAKE_DEVICES = flags.DEFINE_integer(
     "fake_devices", 0, "Pretend this many CPU devices, to try shardings on a laptop."

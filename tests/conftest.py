@@ -30,6 +30,21 @@ ORACLES = folder("FAIRKD_ORACLES", "../shared/reference/oracles")
 DATA = folder("FAIRKD_DATA", "../shared/data")
 
 
+NEEDS_FILES = {
+    "nli_files": {
+        "folder": str(DATA),
+        "train": "nli_mnli/train_contradicting_heuristics.tsv.gz",
+    }
+}
+
+
+def set_spec(name: str) -> dict | None:
+    """The config of a data set of ours; None where it reads files and there are none."""
+    if name in NEEDS_FILES and DATA is None:
+        return None
+    return {"name": name, **NEEDS_FILES.get(name, {})}
+
+
 TESTS = itertools.count(1)
 
 

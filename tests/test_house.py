@@ -23,6 +23,7 @@ ORDER = [
     {"study"},
     {"report"},
     {"benchmark"},
+    {"testing"},
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 PACKAGE = ROOT / "fairkd_jax"

@@ -147,11 +147,15 @@ def _write_study(
     files.tidy(path.parent)
     before = _before(path)
     asked = sorted({reads.forgotten(s).identity for s in plan.stages(planned)})
-    read = {str(p): s.reads[n] for s in plan.stages(planned) for n, p in reads.paths(s).items()}
+    read, code = {}, {}  # digests by path
+    for one in plan.stages(planned):
+        for name, file in reads.paths(one).items():
+            (code if name.startswith(reads.CODE) else read)[str(file)] = one.reads[name]
     _check_own(path, before, planned, asked, read)
     config = as_dict(study)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-    same = before.get("config_hash") == digest and before.get("reads") == read
+    content = before.get("reads"), before.get("code", {})
+    same = before.get("config_hash") == digest and content == (read, code)
     files.write_sealed(
         path,
         {
@@ -167,6 +171,7 @@ def _write_study(
             "seconds": (before.get("seconds") if same else None) or seconds,
             "asked": asked,
             "reads": read,
+            "code": code,  # of plugins from outside
             "data": _data(planned),
             "runs": [_row(r) for r in planned],
             "ledger": _ledger(planned, workdir),

@@ -1,7 +1,7 @@
 """What a stage read: the content of the files that its config names, as part of its identity.
 
-Nothing else in the project compares files. A stage holds digests by name; where the files lie is
-asked of its config each time.
+So is the code of plugins from outside (`sources.py`). Nothing else in the project compares files. A
+stage holds digests by name; where the files lie is asked of its config each time.
 """
 
 import dataclasses
@@ -10,12 +10,12 @@ from typing import Any
 
 from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, Stage, TrainStage
+from fairkd_jax.files import Changed
 from fairkd_jax.models import weights
+from fairkd_jax.study import sources
 from fairkd_jax.types import Path
 
-
-class Changed(RuntimeError):
-    """A file is no longer what the stage read; the message names it."""
+CODE = "code "  # how names of files of code begin
 
 
 def sealed(stage: Stage) -> Stage:
@@ -80,7 +80,13 @@ def watch(stages: Iterable[Stage]) -> Callable[[], None]:
 Files = Iterator[tuple[str, Path]]
 
 
+def _code(room: str, spec: Plugin) -> Files:
+    for module, path in sources.files_of(registry.plugin(room, spec.get("name", ""))).items():
+        yield f"{CODE}{module}", path
+
+
 def _split(spec: Plugin, *splits: str) -> Files:
+    yield from _code("sets", spec)
     for key in dict.fromkeys(splits):
         yield from _of(f"{spec['name']} {key}", _set(spec).reads(key))
 
@@ -98,10 +104,13 @@ def _data(data: Data, *splits: str) -> Files:
     """Splits, the one that views are fitted on, and what views read."""
     yield from _split(data.set, "train", *splits)
     for name, spec in data.views.items():
+        yield from _code("views", spec)
         yield from _of(f"view {name}", registry.build("views", spec).reads())
 
 
-def _weights(model: Plugin) -> Files:
+def _net(model: Plugin) -> Files:
+    """The code of an architecture, and the weights that it starts from."""
+    yield from _code("models", model)
     if start := weights.split(model)[1]:
         yield from _of("weights", weights.find(start.pretrained).reads())
 
@@ -111,11 +120,15 @@ def _train(stage: Stage) -> Files:
     watched = config.train.select != "last" or config.train.eval_every
     splits = (config.data.split, *((config.train.validation,) if watched else ()))
     yield from _data(config.data, *splits)
-    yield from _weights(config.model)
+    yield from _net(config.model)
+    yield from _code("debias", config.debias)
+    for spec in config.distill:
+        yield from _code("distill", spec)
 
 
 def _transfer(stage: Stage) -> Files:
     yield from _data(stage.config.data)
+    yield from _net(stage.config.model)
 
 
 def _table(stage: Stage) -> Files:

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_step
 
 from fairkd_jax import registry
 from fairkd_jax.debias.dann import DANN, reverse_gradient
 from fairkd_jax.debias.irm import half_of_environment
 from fairkd_jax.debias.mixup import permute_real
+from fairkd_jax.testing import tiny_step
 
 KEY = jax.random.key(3)
 EQUAL = (5.0,) * 6
@@ -207,7 +207,7 @@ def test_poe_ignores_what_the_bias_model_knows():
     """Where the bias model is sure and right, the net's gradient vanishes."""
     batch = tiny_step.make_batch()
     sure = 50.0 * jax.nn.one_hot(batch["label"], tiny_step.CLASSES)
-    batch["tables"]["bias"]["log_probs"] = jax.nn.log_softmax(sure)
+    batch["tables"] = {"bias": {"log_probs": jax.nn.log_softmax(sure)}}
     (loss, _), grads = run("poe", batch)
     assert loss < 1e-6
     assert max(np.abs(g).max() for g in jax.tree.leaves(grads)) < 1e-6

@@ -32,16 +32,6 @@ def expand(stage: Stage) -> Stage:
     return registry.build("debias", stage.config.debias).stages(stage)
 
 
-@pytest.mark.parametrize("name", registry.available("debias"))
-def test_stages_are_stable_and_stay_what_they_are(name):
-    stage = expand(base(name))
-    assert stage.kind == "train"
-    assert stage.identity == expand(base(name)).identity
-    assert stage.identity != expand(base(name, seed=1)).identity
-    tables = {k for k, v in stage.inputs.items() if v.kind == "table"}
-    assert tables == set(registry.plugin("debias", name).tables)
-
-
 @pytest.mark.parametrize(
     ("name", "table", "column", "option"),
     [("jtt", "mistakes", "mistake", "identify_share"), ("poe", "bias", "log_probs", "bias_share")],

@@ -1,160 +1,30 @@
-"""What every distillation method must keep, and where its answer is known without a reference."""
-
-import dataclasses
+"""Every file in distill/ keeps the contract; and where an answer is known without a reference."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fairkd_jax import losses, registry
+from fairkd_jax import registry
 from fairkd_jax.distill.hidden import Hidden, mean_square
 from fairkd_jax.distill.logits import Logits
-from fairkd_jax.types import Outputs, Spec
-
-CLASSES, TOKENS = 3, 4
-METHODS = registry.available("distill")
-
-
-@pytest.fixture(params=METHODS)
-def method(request):
-    return registry.build("distill", {"name": request.param})
-
-
-def outputs(width: int, seed: int, rows: int = 6) -> Outputs:
-    r = np.random.RandomState(seed)
-
-    def draw(*shape):
-        return jnp.asarray(r.randn(rows, *shape), jnp.float32)
-
-    features = draw(width)
-    taps = {"features": features, "block00/out": draw(TOKENS, width), "stem": draw(2, 2, width)}
-    mask = jnp.asarray(np.arange(TOKENS) < r.randint(1, TOKENS + 1, (rows, 1)), jnp.float32)
-    return Outputs(draw(CLASSES), features, taps, mask)
+from fairkd_jax.testing.distill import *  # noqa: F403
+from fairkd_jax.testing.distill import (
+    CLASSES,
+    TOKENS,
+    batch,
+    close,
+    make_spec,
+    outputs,
+    run,
+    setting,
+)
+from fairkd_jax.types import Outputs
 
 
-def batch(rows: int = 6) -> dict:
-    return {"label": jnp.arange(rows) % CLASSES, "real": jnp.ones(rows), "id": jnp.arange(rows)}
-
-
-def make_spec(student: Outputs, teachers: tuple[Outputs, ...]) -> Spec:
-    return Spec(jnp.ones(6), jnp.ones(3), student, teachers, num_classes=CLASSES)
-
-
-def step(method, params, student, teachers, batch):
-    """((mean loss, per example), gradients by parameters and student)."""
-
-    def loss(params, student):
-        kd = method(student, teachers, batch, params)
-        return losses.masked_mean(kd.per_example, batch["real"]) + kd.penalty, kd.per_example
-
-    return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, student)
-
-
-run = jax.jit(step)
-
-
-def close(a, b, rtol=1e-5, atol=1e-6):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
-        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol)
-
-
-def setting(method, seed=0, rows=6):
-    student, teachers = (
-        outputs(5, seed, rows),
-        (outputs(7, seed + 1, rows), outputs(8, seed + 2, rows)),
-    )
-    params = method.init(make_spec(student, teachers), jax.random.key(seed))
-    return params, student, teachers, batch(rows)
-
-
-def other_numbers(method):
-    return jax.tree.map(lambda v: v * 0.9 if isinstance(v, float) else v + 1, method)
-
-
-def test_numbers_are_leaves_and_choices_hash(method):
-    traced = [f for f in dataclasses.fields(method) if f.metadata.get("pytree_node", True)]
-    for f in dataclasses.fields(method):
-        if isinstance(f.default, float):
-            assert f in traced, f"{f.name} is a number: leave it a leaf"
-    assert len(jax.tree.leaves(method)) == len(traced)
-    again = registry.build(
-        "distill", registry.defaults("distill", type(method).__module__.split(".")[-1])
-    )
-    assert hash(jax.tree.structure(method)) == hash(jax.tree.structure(again))
-    assert method.reads in ("nothing", "logits", "inside")
-    assert bool(method.teacher_taps) <= (method.reads == "inside")
-
-
-def test_losses_are_finite_by_example_and_stop_at_the_teachers(method):
-    params, student, teachers, made = setting(method)
-    method.check(make_spec(student, teachers))
-    (loss, per_example), grads = run(method, params, student, teachers, made)
-    assert per_example.shape == (6,) and per_example.dtype == jnp.float32
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, grads)))
-    by_teacher = jax.grad(lambda t: jnp.sum(method(student, t, made, params).per_example))
-    back = jax.jit(by_teacher)(teachers)
-    assert all(np.all(g == 0) for g in jax.tree.leaves(back))
-    if method.reads != "nothing":
-        assert any(np.any(g != 0) for g in jax.tree.leaves(grads[1]))
-
-
-def test_a_method_reads_only_what_it_says(method):
-    params, student, teachers, made = setting(method)
-    if method.reads == "inside":
-        teachers = tuple(t.replace(logits=jnp.full_like(t.logits, jnp.nan)) for t in teachers)
-    elif method.reads == "logits":
-        teachers = tuple(Outputs(t.logits) for t in teachers)
-    else:
-        teachers = ()
-    assert np.isfinite(run(method, params, student, teachers, made)[0][0])
-
-
-def test_padding_rows_change_nothing(method):
-    params, student, teachers, made = setting(method)
-
-    def grow(tree):
-        def extend(x):
-            return jnp.concatenate([jnp.full_like(x[:2], 1000), x, jnp.full_like(x[:1], -1000)])
-
-        return jax.tree.map(extend, tree)
-
-    padded = grow(made) | {
-        "label": jnp.pad(made["label"], (2, 1)),
-        "real": jnp.pad(made["real"], (2, 1)),
-    }
-    (loss, by), (own, grads) = run(method, params, student, teachers, made)
-    (loss2, by2), (own2, grads2) = run(method, params, *grow((student, teachers)), padded)
-    close((loss, by, own, grads), (loss2, by2[2:-1], own2, jax.tree.map(lambda x: x[2:-1], grads2)))
-
-
-def test_examples_do_not_meet(method):
-    params, student, teachers, made = setting(method)
-    first = lambda tree: jax.tree.map(lambda x: x[:2], tree)  # noqa: E731
-    whole = method(student, teachers, made, params).per_example
-    close(whole[:2], method(first(student), first(teachers), first(made), params).per_example)
-
-
-def test_other_numbers_are_no_new_trace(method):
-    traces = []
-
-    def counted(*args):
-        traces.append(1)
-        return step(*args)
-
-    once = jax.jit(counted)
-    for m in (method, other_numbers(method)):
-        once(m, *setting(method))
-    assert len(traces) == 1
-
-
-def test_lanes_give_what_each_run_gives_alone(method):
-    lanes = [(m, *setting(m, seed)) for seed, m in enumerate((method, other_numbers(method)))]
-    stacked = jax.tree.map(lambda *v: jnp.stack([jnp.asarray(x) for x in v]), *lanes)
-    together = jax.jit(jax.vmap(step))(*stacked)
-    for i, lane in enumerate(lanes):
-        close(jax.tree.map(lambda x, i=i: x[i], together), run(*lane))
+@pytest.fixture(params=registry.available("distill"))
+def plugin(request):
+    return {"name": request.param}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fairkd_jax.config import Data, Mix, Optim, Stage, Train, TrainStage
 from fairkd_jax.models.tape import Tape
-from fairkd_jax.types import Outputs, Spec, Terms
+from fairkd_jax.types import Array, Outputs, Spec, Terms
 
 CLASSES, ATTRIBUTES, INPUTS, WIDTH, EXAMPLES = 3, 2, 4, 5, 40
 COUNTS = (30.0, 4.0, 9.0, 16.0, 5.0, 25.0)  # training examples by group
@@ -18,11 +19,6 @@ def make_batch(rows: int = 16, seed: int = 0) -> dict:
     label, attribute = np.arange(rows) % CLASSES, np.arange(rows) // CLASSES % ATTRIBUTES
     identity = r.permutation(EXAMPLES)[:rows]
     label[1], identity[1] = label[0], identity[0]
-    bias = r.randn(rows, CLASSES)
-    tables = {
-        "mistakes": {"mistake": r.rand(rows) < 0.4},
-        "bias": {"log_probs": bias - np.log(np.exp(bias).sum(1, keepdims=True))},
-    }
     batch = {
         "views": {"plain": {"x": r.randn(rows, INPUTS)}},
         "label": label,
@@ -30,7 +26,6 @@ def make_batch(rows: int = 16, seed: int = 0) -> dict:
         "group": label * ATTRIBUTES + attribute,
         "id": identity,
         "real": np.ones(rows),
-        "tables": tables,
     }
     return jax.tree.map(_as_jax, batch)
 
@@ -55,10 +50,43 @@ def pad(batch: dict) -> dict:
     return batch | {"real": jnp.asarray(~padding, jnp.float32)}
 
 
+def base(seed: int = 0) -> Stage:
+    """A stage as the planner hands it to `stages`."""
+    config = TrainStage(
+        data=Data(),
+        model={"name": "resnet", "preset": "tiny"},
+        debias={"name": "erm"},
+        distill=({"name": "none"},),
+        mix=Mix(),
+        optim=Optim(),
+        train=Train(steps=100),
+        seed=seed,
+    )
+    return Stage("train", config)
+
+
+def tables_of(method, rows: int) -> dict:
+    """The tables that a method reads, of the columns that its first stages write."""
+    r = np.random.RandomState(rows)
+    bias = r.randn(rows, CLASSES)
+    columns = {
+        "logits": bias,
+        "log_probs": bias - np.log(np.exp(bias).sum(1, keepdims=True)),
+        "features": r.randn(rows, WIDTH),
+        "mistake": np.float32(r.rand(rows) < 0.4),
+        "loss": r.rand(rows),
+    }
+    stages = method.stages(base()).inputs
+    tables = {t: {c: columns[c] for c in stages[t].config.columns} for t in method.tables}
+    return jax.tree.map(_as_jax, tables)
+
+
 def shown_to(method, batch: dict) -> dict:
-    """The batch as training gives it to a method: without attributes that it may not see."""
+    """The batch as training gives it to a method: its tables, no attributes that it may not see."""
     hidden = () if method.sees_attributes else ("attribute", "group")
-    return {k: v for k, v in batch.items() if k not in hidden}
+    shown = {k: v for k, v in batch.items() if k not in hidden}
+    tables = batch.get("tables") or tables_of(method, len(batch["real"]))
+    return shown | ({"tables": tables} if tables else {})
 
 
 def make_spec(method, counts=COUNTS) -> Spec:
@@ -71,7 +99,7 @@ def make_spec(method, counts=COUNTS) -> Spec:
 
 
 @jax.jit
-def _init(method, counts, seed: int) -> tuple[dict, dict]:
+def _init(method, counts, seed: Array) -> tuple[dict, dict]:
     return method.init(make_spec(method, counts), jax.random.key(seed))
 
 

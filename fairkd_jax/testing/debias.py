@@ -1,0 +1,155 @@
+"""What every debiasing method must keep, whoever wrote it. `plugin` is the method's config."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from fairkd_jax import registry
+from fairkd_jax.testing import tiny_step
+
+KEY = jax.random.key(7)
+
+
+@pytest.fixture
+def method(plugin):
+    return registry.build("debias", plugin)
+
+
+def batch_for(method, **kwargs):
+    return tiny_step.shown_to(method, tiny_step.make_batch(**kwargs))
+
+
+def other_numbers(method):
+    """The same choices with other numbers."""
+    return jax.tree.map(lambda v: v * 0.9 if isinstance(v, float) else v + 1, method)
+
+
+def close(a, b, rtol=2e-5, atol=2e-6):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol)
+
+
+def test_numbers_are_leaves_and_choices_hash(method, plugin):
+    fields = dataclasses.fields(method)
+    traced = [f.name for f in fields if f.metadata.get("pytree_node", True)]
+    for f in fields:
+        if isinstance(f.default, float):
+            assert f.name in traced, f"{f.name} is a number: leave it a leaf"
+    assert len(jax.tree.leaves(method)) == len(traced)
+    assert all(isinstance(v, int | float) for v in jax.tree.leaves(method))
+    again = registry.build("debias", registry.defaults("debias", plugin["name"]) | plugin)
+    assert hash(jax.tree.structure(method)) == hash(jax.tree.structure(again))
+    assert jax.tree.structure(method) == jax.tree.structure(other_numbers(method))
+
+
+def test_stages_are_stable_and_write_the_tables_that_are_read(method):
+    stage = method.stages(tiny_step.base())
+    assert stage.kind == "train"
+    assert stage.identity == method.stages(tiny_step.base()).identity
+    assert stage.identity != method.stages(tiny_step.base(seed=1)).identity
+    assert {k for k, v in stage.inputs.items() if v.kind == "table"} == set(method.tables)
+
+
+def test_check_accepts_sound_data(method):
+    method.check(tiny_step.make_spec(method))
+    method.check_tables(jax.tree.map(np.asarray, tiny_step.tables_of(method, rows=16)))
+
+
+def test_one_step_is_finite_and_keeps_its_memory(method):
+    params, memory = tiny_step.start(method)
+    (loss, (after, metrics)), grads = tiny_step.run(method, params, memory, batch_for(method), KEY)
+    assert loss.shape == () and loss.dtype == jnp.float32
+    assert all(v.shape == () for v in metrics.values())
+    for x in jax.tree.leaves((loss, after, metrics, grads)):
+        assert np.isfinite(x).all()
+    assert any(np.any(g != 0) for g in jax.tree.leaves(grads["nets"]["student"]))
+    for net in method.extra_nets:
+        assert any(np.any(g != 0) for g in jax.tree.leaves(grads["nets"][net]))
+    assert jax.tree.structure(after) == jax.tree.structure(memory)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(memory)):
+        assert (new.shape, new.dtype) == (old.shape, old.dtype)
+
+
+def test_padding_rows_change_nothing(method):
+    params, memory = tiny_step.start(method)
+    batch = batch_for(method, rows=12)
+    close(
+        tiny_step.run(method, params, memory, batch, KEY),
+        tiny_step.run(method, params, memory, tiny_step.pad(batch), KEY),
+    )
+
+
+def test_a_batch_of_padding_alone_is_finite(method):
+    params, memory = tiny_step.start(method)
+    batch = batch_for(method)
+    batch["real"] = jnp.zeros_like(batch["real"])
+    (loss, (after, _)), grads = tiny_step.run(method, params, memory, batch, KEY)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, after, grads)))
+
+
+def test_other_numbers_are_no_new_trace(method):
+    params, memory = tiny_step.start(method)
+    (_, (memory, _)), _ = tiny_step.run(method, params, memory, batch_for(method), KEY)
+    traced = len(tiny_step.TRACES)
+    tiny_step.run(other_numbers(method), params, memory, batch_for(method), KEY)
+    assert len(tiny_step.TRACES) == traced
+
+
+def test_lanes_give_what_each_run_gives_alone(method):
+    methods = (method, other_numbers(method))
+    keys = jax.random.split(KEY)
+    starts = [tiny_step.start(m, seed) for seed, m in enumerate(methods)]
+    batches = [batch_for(method, seed=s) for s in (0, 1)]
+    lanes = jax.tree.map(
+        lambda *v: jnp.stack([jnp.asarray(x) for x in v]),
+        *[(m, *s, b, k) for m, s, b, k in zip(methods, starts, batches, keys)],
+    )
+    together = jax.jit(jax.vmap(tiny_step.step))(*lanes)
+    for i in range(2):
+        alone = tiny_step.run(methods[i], *starts[i], batches[i], keys[i])
+        close(jax.tree.map(lambda x, i=i: x[i], together), alone)
+
+
+def test_eight_devices_give_what_one_gives(method):
+    params, memory = tiny_step.start(method)
+    batch = tiny_step.pad(batch_for(method, rows=12))
+    mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
+    spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    rest = jax.device_put((method, params, memory), NamedSharding(mesh, PartitionSpec()))
+    close(tiny_step.run(method, params, memory, batch, KEY), tiny_step.run(*rest, spread, KEY))
+
+
+def test_a_mean_over_examples_accumulates(method):
+    """Two halves of a batch, averaged, are the batch, unless the method says otherwise."""
+    params, memory = tiny_step.start(method)
+    batch = batch_for(method)
+    whole = tiny_step.run(method, params, memory, batch, KEY)
+    even = jnp.asarray(np.arange(len(batch["real"])) % 2 == 0, jnp.float32)
+    halves = [
+        tiny_step.run(method, params, memory, batch | {"real": half}, KEY)
+        for half in (even, 1 - even)
+    ]
+    if method.couples_examples:
+        assert not np.allclose(whole[0][0], (halves[0][0][0] + halves[1][0][0]) / 2, rtol=1e-4)
+        return
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *[(h[0][0], h[1]) for h in halves])
+    close((whole[0][0], whole[1]), mean)
+
+
+def test_the_task_hook_is_per_example(method):
+    """Padding and order aside, an example's task loss does not depend on the other examples."""
+    if method.changes_inputs:
+        pytest.skip("mixes examples before the task loss")
+    params, _ = tiny_step.start(method)
+    batch = batch_for(method)
+    outputs = {n: tiny_step.apply(w, batch, {}, method.taps) for n, w in params["nets"].items()}
+    first = lambda tree: jax.tree.map(lambda x: x[:4], tree)  # noqa: E731
+    close(
+        first(method.task(outputs, batch, params["debias"])),
+        method.task(first(outputs), first(batch), params["debias"]),
+    )
