@@ -186,7 +186,7 @@ class Net:
 
     def variable_shapes(self) -> dict[str, Any]:
         """The shapes that `init` would return; nothing is computed."""
-        return jax.eval_shape(self.init, jax.random.key(0))
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     def num_parameters(self) -> int:
         """How many trainable numbers it has."""

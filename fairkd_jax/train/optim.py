@@ -87,7 +87,8 @@ def learning_rates(optim: Optim, steps: int) -> np.ndarray:
         ],
         [warmup],
     )
-    return np.asarray(optim.learning_rate * schedule(jnp.arange(steps)), np.float32)
+    with jax.transfer_guard("allow"):  # once a run
+        return np.asarray(optim.learning_rate * schedule(jnp.arange(steps)), np.float32)
 
 
 def numbers(optim: Optim, learning_rate: np.float32 | float) -> Numbers:
