@@ -11,6 +11,7 @@ from fairkd_jax import registry
 
 ORDER = [
     {"types", "registry", "hub", "files"},
+    {"recipe"},
     {"config", "sharding", "losses", "processes"},
     {"data"},
     {"models"},

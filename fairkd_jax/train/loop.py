@@ -108,7 +108,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
     opened = pipeline.open_data(config.data)
     program = Program(
         student=net_of(config.data, config.model),
-        rule=optim.Rule(config.optim.name, train.trainable),
+        rule=optim.rule_of(config.optim, train.trainable),
         teachers=tuple(sorted(teachers.items())) if reads else (),
         num_attributes=len(opened.dataset.info.attribute_names),
         num_examples=int(opened.source(config.data.split).split.columns["id"].max()) + 1,
@@ -221,8 +221,9 @@ def run(
     batches = _batches(config, methods, inputs.tables)
     rates = optim.learning_rates(config.optim, train.steps)
     seed = np.uint32(config.seed)
+    numbers = optim.numbers(config.optim, config.optim.learning_rate)
     arguments = (
-        *(sharding.put_replicated(a, mesh) for a in (methods, optim.numbers(config.optim, 0.0))),
+        *(sharding.put_replicated(a, mesh) for a in (methods, numbers)),
         *_counts(config, methods),
         sharding.put_batch(batches[0], mesh),
         seed,
@@ -254,7 +255,7 @@ def run(
         pending: list[dict] = []
         for done in range(start + 1, train.steps + 1):
             batch = sharding.put_batch(next(stream), mesh)
-            numbers = optim.numbers(config.optim, rates[done - 1])
+            numbers = numbers.replace(learning_rate=rates[done - 1])
             state, metrics = step(state, methods, numbers, batch, teachers, seed)
             pending.append(metrics)
             bar.update()

@@ -1,6 +1,8 @@
 """Optax from a config: numbers are traced, so that a sweep over them shares one compiled step."""
 
 import dataclasses
+import functools
+import math
 import re
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from fairkd_jax import recipe
 from fairkd_jax.config import Optim
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array
@@ -22,9 +25,7 @@ class Numbers:
     learning_rate: Array  # at this step
     weight_decay: Array
     clip_norm: Array
-    b1: Array
-    b2: Array
-    eps: Array
+    options: dict[str, Array]  # of the optimizer, those that are numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,23 +34,9 @@ class Rule:
 
     name: str
     trainable: str
+    options: tuple[tuple[str, Any], ...] = ()  # of the optimizer, those that are no numbers
 
 
-def _adamw(n: Numbers) -> optax.GradientTransformation:
-    return optax.adamw(
-        n.learning_rate, b1=n.b1, b2=n.b2, eps=n.eps, weight_decay=n.weight_decay, mask=_matrices
-    )
-
-
-def _sgd(n: Numbers) -> optax.GradientTransformation:
-    """With momentum; decay is added to the gradient, as the published recipes with SGD do."""
-    return optax.chain(
-        optax.add_decayed_weights(n.weight_decay, mask=_matrices),
-        optax.sgd(n.learning_rate, momentum=n.b1),
-    )
-
-
-OPTIMIZERS = {"adamw": _adamw, "sgd": _sgd}
 SCHEDULES = {
     "constant": lambda steps: optax.constant_schedule(1.0),
     "linear": lambda steps: optax.linear_schedule(1.0, 0.0, steps),
@@ -63,18 +50,37 @@ def _matrices(params: Any) -> Any:
 
 
 def check(optim: Optim) -> None:
-    """Raises UnknownName or ValueError for an optimizer, a schedule or a number that cannot be."""
-    for value, place, choices in (
-        (optim.name, "optim.name", OPTIMIZERS),
-        (optim.schedule, "optim.schedule", SCHEDULES),
-    ):
-        if value not in choices:
-            raise UnknownName(value, place, choices)
-    if not (optim.learning_rate >= 0 and 0 <= optim.warmup <= 1):
+    """Raises UnknownName or ValueError for a name, an option or a number that cannot be."""
+    own = optim.own()
+    if optim.schedule not in SCHEDULES:
+        raise UnknownName(optim.schedule, "optim.schedule", SCHEDULES)
+    numbers = optim.learning_rate, optim.weight_decay, optim.clip_norm
+    if not (all(0 <= n < math.inf for n in numbers) and 0 <= optim.warmup <= 1):
         raise ValueError(
-            f"optim.learning_rate = {optim.learning_rate} must be at least 0 and optim.warmup = "
-            f"{optim.warmup} a share of the steps between 0 and 1"
+            f"optim.learning_rate = {optim.learning_rate}, weight_decay = {optim.weight_decay} and "
+            f"clip_norm = {optim.clip_norm} must be at least 0 and optim.warmup = {optim.warmup} a "
+            "share of the steps between 0 and 1"
         )
+    try:
+        moved = _moved_at_rate_zero(optim.name, tuple(own.items()))
+    except Exception as error:  # of whatever kind: optax checks its options when it computes
+        raise ValueError(f"optim {optim.name!r} cannot be made with {own}: {error}") from error
+    if moved and (optim.warmup or optim.schedule != "constant"):
+        raise ValueError(
+            f"optim.schedule = {optim.schedule!r}, optim.warmup = {optim.warmup}: {optim.name!r} "
+            "reads its learning rate only at the start, so it must be 'constant' and 0"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _moved_at_rate_zero(name: str, own: tuple[tuple[str, Any], ...]) -> bool:
+    """Does the optimizer change parameters at a rate of 0, having begun with another one?"""
+    optim = Optim(name, options=dict(own))
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    start, later = (_from_optax(rule_of(optim), numbers(optim, rate)) for rate in (1.0, 0.0))
+    step = jax.jit(later.update)
+    updates, _ = step(params, step(params, start.init(params), params)[1], params)
+    return any(bool(jnp.any(x != 0)) for x in jax.tree.leaves(updates))
 
 
 def learning_rates(optim: Optim, steps: int) -> np.ndarray:
@@ -90,16 +96,35 @@ def learning_rates(optim: Optim, steps: int) -> np.ndarray:
     return np.asarray(optim.learning_rate * schedule(jnp.arange(steps)), np.float32)
 
 
+def rule_of(optim: Optim, trainable: str = ".*") -> Rule:
+    """The static half of an `Optim`; raises what `Optim.own` does."""
+    own = optim.own().items()
+    return Rule(optim.name, trainable, tuple((k, v) for k, v in own if not _traced(optim, k, v)))
+
+
 def numbers(optim: Optim, learning_rate: np.float32 | float) -> Numbers:
-    """The traced numbers of one step."""
+    """The traced numbers of one step; those of another one differ in their learning rate."""
     return Numbers(
         learning_rate=np.float32(learning_rate),
         weight_decay=np.float32(optim.weight_decay),
         clip_norm=np.float32(optim.clip_norm),
-        b1=np.float32(optim.b1),
-        b2=np.float32(optim.b2),
-        eps=np.float32(optim.eps),
+        options={k: np.float32(v) for k, v in optim.own().items() if _traced(optim, k, v)},
     )
+
+
+def _traced(optim: Optim, option: str, value: Any) -> bool:
+    return value is not None and recipe.is_number(optim.name, option)
+
+
+def _from_optax(rule: Rule, n: Numbers) -> optax.GradientTransformation:
+    """The optimizer, with decay of its own where that leaves vectors out, else in the gradient."""
+    parameters = recipe.signature(rule.name)
+    options: dict[str, Any] = dict(rule.options) | n.options
+    options |= {k: _matrices for k in ("mask", "weight_decay_mask") if k in parameters}
+    own = "weight_decay" in parameters and {"mask", "weight_decay_mask"} & {*parameters}
+    options |= {"weight_decay": n.weight_decay} if own else {}
+    made = getattr(optax, rule.name)(n.learning_rate, **options)
+    return made if own else optax.chain(optax.add_decayed_weights(n.weight_decay, _matrices), made)
 
 
 def optimizer(rule: Rule, n: Numbers, norm: Array = 1.0) -> optax.GradientTransformation:
@@ -111,7 +136,7 @@ def optimizer(rule: Rule, n: Numbers, norm: Array = 1.0) -> optax.GradientTransf
     scale = jnp.where(n.clip_norm > 0, jnp.minimum(1.0, n.clip_norm / norm), 1.0)
     return optax.partition(
         {
-            "train": optax.chain(optax.scale(scale), OPTIMIZERS[rule.name](n)),
+            "train": optax.chain(optax.scale(scale), _from_optax(rule, n)),
             "freeze": optax.set_to_zero(),
         },
         lambda p: labels(p, rule.trainable),
