@@ -98,6 +98,10 @@ class Optim:
     b2: float | None = None
     eps: float | None = None
     options: Mapping[str, Any] = later({}, rest=known_options)  # all others of the optimizer
+    # Factors on the learning rate: by regular expressions over parameter paths, such as
+    # {"nets/student/head/.*": 10.0}, and from block to block, from the head (1) down.
+    rates: Mapping[str, float] = later({})
+    layer_decay: float = later(1.0)
 
     def own(self) -> dict[str, Any]:
         """Every option of the optimizer, those that were given and the rest.

@@ -42,6 +42,7 @@ class PoE(Debiaser):
                 "train.steps": steps,
                 "train.select": "last",
             }
+            | ({"optim.rates": {}} if self.bias_model else {})  # its paths are others
         )
         bias = dataclasses.replace(bias, inputs={})
         table = TableStage(columns=("log_probs",), split=base.config.data.split)

@@ -7,6 +7,7 @@ under any JAX transformation. A Net hashes by value: equal architectures share c
 import abc
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -20,6 +21,8 @@ from fairkd_jax.models import weights
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Outputs
+
+BLOCK = re.compile(r"((?:.*/)?block\d+)/")  # of a variable's path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +102,18 @@ class Architecture(abc.ABC):
         Such an axis has all units, part after part, or one number a part.
         """
         return {}
+
+    def order(self) -> tuple[str, ...]:
+        """Regular expressions of parameters from the input on: what embeds, then block by block.
+
+        The first that matches wins; what none matches is the head and what leads to it. What a
+        stack has beside its blocks goes with its last one.
+        """
+        blocks = [*dict.fromkeys(m[1] for path in self.axes() if (m := BLOCK.match(path)))]
+        ends = {block.rpartition("/")[0]: block for block in blocks}
+        ends = {block: f"|{stack}/.*" for stack, block in ends.items() if stack}
+        found = [f"{block}/.*{ends.get(block, '')}" for block in blocks]
+        return (r"(.*/)?(embed|stem|relative)/.*", *found) if found else ()
 
     def rows(self) -> dict[str, int]:
         """Arrays of its view that number rows of a table, and how many it has: {"tokens": 30522}.

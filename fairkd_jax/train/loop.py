@@ -31,6 +31,7 @@ from fairkd_jax.train.step import (
     Program,
     compile_step,
     fresh_state,
+    init_params,
     make_spec,
     table_of,
 )
@@ -106,9 +107,10 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
     if "inside" in reads and None in teachers.values():
         raise ValueError("a distiller that reads inside the teacher needs it live, not its table")
     opened = pipeline.open_data(config.data)
+    student = net_of(config.data, config.model)
     program = Program(
-        student=net_of(config.data, config.model),
-        rule=optim.rule_of(config.optim, train.trainable),
+        student=student,
+        rule=optim.rule_of(config.optim, train.trainable, student.architecture.order()),
         teachers=tuple(sorted(teachers.items())) if reads else (),
         num_attributes=len(opened.dataset.info.attribute_names),
         num_examples=int(opened.source(config.data.split).split.columns["id"].max()) + 1,
@@ -189,8 +191,14 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
     methods.debias.check(spec)
     for distiller in methods.distill:
         distiller.check(spec)
-    shapes = program.student.variable_shapes()["params"]
-    optim.labels({"nets": {"student": shapes}, "debias": {}, "distill": {}}, program.rule.trainable)
+    names = ("student", *methods.debias.extra_nets)
+    params, _ = jax.eval_shape(
+        lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
+        dict.fromkeys(names, program.student.variable_shapes()["params"]),
+    )
+    optim.labels(params, program.rule.trainable)
+    numbers = optim.numbers(config.optim, config.optim.learning_rate)
+    jax.eval_shape(lambda p: optim.factors(p, program.rule, numbers), params)
 
 
 def run(

@@ -26,6 +26,8 @@ class Numbers:
     weight_decay: Array
     clip_norm: Array
     options: dict[str, Array]  # of the optimizer, those that are numbers
+    rates: dict[str, Array] = struct.field(default_factory=dict)  # factors, by pattern
+    layer_decay: Array = None  # None: no such factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Rule:
     name: str
     trainable: str
     options: tuple[tuple[str, Any], ...] = ()  # of the optimizer, those that are no numbers
+    order: tuple[str, ...] = ()  # of parameters, where the rate differs; see Architecture.order
 
 
 SCHEDULES = {
@@ -60,6 +63,13 @@ def check(optim: Optim) -> None:
             f"optim.learning_rate = {optim.learning_rate}, weight_decay = {optim.weight_decay} and "
             f"clip_norm = {optim.clip_norm} must be at least 0 and optim.warmup = {optim.warmup} a "
             "share of the steps between 0 and 1"
+        )
+    for pattern, factor in optim.rates.items():
+        if not (isinstance(factor, int | float) and 0 <= factor < math.inf):
+            raise ValueError(f"optim.rates[{pattern!r}] = {factor!r}: expected a number from 0 on")
+    if not 0 < optim.layer_decay <= 1:
+        raise ValueError(
+            f"optim.layer_decay = {optim.layer_decay}: expected a factor above 0 and up to 1"
         )
     try:
         moved = _moved_at_rate_zero(optim.name, tuple(own.items()))
@@ -96,10 +106,20 @@ def learning_rates(optim: Optim, steps: int) -> np.ndarray:
     return np.asarray(optim.learning_rate * schedule(jnp.arange(steps)), np.float32)
 
 
-def rule_of(optim: Optim, trainable: str = ".*") -> Rule:
-    """The static half of an `Optim`; raises what `Optim.own` does."""
-    own = optim.own().items()
-    return Rule(optim.name, trainable, tuple((k, v) for k, v in own if not _traced(optim, k, v)))
+def rule_of(optim: Optim, trainable: str = ".*", order: tuple[str, ...] = ()) -> Rule:
+    """The static half of an `Optim`, for a net of an `Architecture.order`.
+
+    Raises what `Optim.own` does, and ValueError where the order that it needs is not known.
+    """
+    options = tuple((k, v) for k, v in optim.own().items() if not _traced(optim, k, v))
+    if optim.layer_decay == 1:
+        return Rule(optim.name, trainable, options)
+    if not order:
+        raise ValueError(
+            f"optim.layer_decay = {optim.layer_decay}, but the net does not say in which order its "
+            "blocks are: Architecture.order gives none"
+        )
+    return Rule(optim.name, trainable, options, order)
 
 
 def numbers(optim: Optim, learning_rate: np.float32 | float) -> Numbers:
@@ -109,6 +129,8 @@ def numbers(optim: Optim, learning_rate: np.float32 | float) -> Numbers:
         weight_decay=np.float32(optim.weight_decay),
         clip_norm=np.float32(optim.clip_norm),
         options={k: np.float32(v) for k, v in optim.own().items() if _traced(optim, k, v)},
+        rates={pattern: np.float32(factor) for pattern, factor in optim.rates.items()},
+        layer_decay=None if optim.layer_decay == 1 else np.float32(optim.layer_decay),
     )
 
 
@@ -134,13 +156,60 @@ def optimizer(rule: Rule, n: Numbers, norm: Array = 1.0) -> optax.GradientTransf
     `optax.clip_by_global_norm` divides and selects, which takes ten times as long on CPU.
     """
     scale = jnp.where(n.clip_norm > 0, jnp.minimum(1.0, n.clip_norm / norm), 1.0)
-    return optax.partition(
+    made = optax.partition(
         {
             "train": optax.chain(optax.scale(scale), _from_optax(rule, n)),
             "freeze": optax.set_to_zero(),
         },
         lambda p: labels(p, rule.trainable),
     )
+    if not n.rates and n.layer_decay is None:
+        return made
+
+    def scaled(updates: Any, params: Any) -> Any:
+        return jax.tree.map(jnp.multiply, updates, factors(updates, rule, n))
+
+    return optax.chain(made, optax.stateless(scaled))
+
+
+def factors(params: Any, rule: Rule, n: Numbers) -> Any:
+    """What the learning rate of each parameter is multiplied by: its update is.
+
+    With `layer_decay` d and L blocks: d^(L + 1) where words or pixels are embedded, d^(L - i) in
+    block i = 0, 1, ..., 1 behind them, as in arXiv 2003.10555 and 2106.08254.
+    Raises ValueError for a pattern that matches nothing, or what another one matches too.
+    """
+    names = [_path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)]
+    rates = {name: [p for p in n.rates if _matches(p, name)] for name in names}
+    for pattern in n.rates:
+        if not any(pattern in found for found in rates.values()):
+            raise ValueError(f"optim.rates: {pattern!r} matches none of {names}")
+    if twice := {name: found for name, found in rates.items() if len(found) > 1}:
+        raise ValueError(f"optim.rates: of these each parameter may match one: {twice}")
+
+    def factor(keys: Any, _: Any) -> Array:
+        found = [n.rates[p] for p in rates[_path(keys)]] or [jnp.float32(1.0)]
+        below = _blocks_below_head(_path(keys), rule.order)
+        return found[0] * n.layer_decay**below if below else found[0]
+
+    return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def _blocks_below_head(path: str, order: tuple[str, ...]) -> int:
+    within = re.sub(r"nets/[^/]+/", "", path) if path.startswith("nets/") else ""
+    places = [i for i, pattern in enumerate(order) if re.fullmatch(pattern, within)]
+    return len(order) - places[0] if places else 0
+
+
+def _matches(pattern: str, path: str) -> bool:
+    try:
+        return bool(re.fullmatch(pattern, path))
+    except re.error as error:
+        raise ValueError(f"optim.rates: {pattern!r} is no regular expression: {error}") from error
+
+
+def _path(keys: Any) -> str:
+    return "/".join(k.key for k in keys)
 
 
 def gradient_norm(rule: Rule, gradient: Any) -> Array:
@@ -152,14 +221,10 @@ def gradient_norm(rule: Rule, gradient: Any) -> Array:
 
 def labels(params: Any, trainable: str) -> Any:
     """ "train" or "freeze" for each parameter; ValueError if nothing would train."""
-
-    def path(keys: Any) -> str:
-        return "/".join(k.key for k in keys)
-
     chosen = jax.tree_util.tree_map_with_path(
-        lambda keys, _: "train" if re.fullmatch(trainable, path(keys)) else "freeze", params
+        lambda keys, _: "train" if re.fullmatch(trainable, _path(keys)) else "freeze", params
     )
     if "train" not in jax.tree.leaves(chosen):
-        names = [path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)]
+        names = [_path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(params)]
         raise ValueError(f"train.trainable = {trainable!r} matches none of {names}")
     return chosen

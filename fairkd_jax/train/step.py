@@ -110,6 +110,19 @@ def make_spec(
     )
 
 
+def init_params(
+    methods: Methods, spec: Spec, nets: dict[str, Any], seed: Array
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(all that trains: the nets' parameters and the methods' own, memory of the debiasing)."""
+    debias_key, distill_key = jax.random.split(_stream(seed, INIT), 2)
+    own, memory = methods.debias.init(spec, debias_key)
+    distill = {
+        str(i): d.init(spec, jax.random.fold_in(distill_key, i))
+        for i, d in enumerate(methods.distill)
+    }
+    return {"nets": nets, "debias": own, "distill": distill}, memory
+
+
 def init_state(
     program: Program,
     methods: Methods,
@@ -122,16 +135,7 @@ def init_state(
 ) -> TrainState:
     """A fresh state around the variables of the trained nets. `batch` gives shapes only."""
     spec = make_spec(program, methods, group_counts, label_counts, batch)
-    debias_key, distill_key = jax.random.split(_stream(seed, INIT), 2)
-    own, memory = methods.debias.init(spec, debias_key)
-    params = {
-        "nets": {name: v["params"] for name, v in nets.items()},
-        "debias": own,
-        "distill": {
-            str(i): d.init(spec, jax.random.fold_in(distill_key, i))
-            for i, d in enumerate(methods.distill)
-        },
-    }
+    params, memory = init_params(methods, spec, {k: v["params"] for k, v in nets.items()}, seed)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -157,6 +157,7 @@ def test_layers_that_are_frozen_do_not_move(tmp_path):
         ({"train": Train(steps=-1)}, "steps"),
         ({"train": Train(steps=0, select="val_average")}, "steps = 0"),
         ({"train": Train(trainable="nets/student/haed/.*")}, "'nets/student/haed.*matches none"),
+        ({"optim": Optim(rates={"nets/student/haed/.*": 2.0})}, "'nets/student/haed.*matches none"),
         ({"train": Train(accumulate=2)}, "couples"),
         (
             {
@@ -171,6 +172,13 @@ def test_what_cannot_work_fails_before_training(changes, message):
     wrong = dataclasses.replace(config(), **changes)
     with pytest.raises(ValueError, match=message):
         loop.check(wrong, {})
+
+
+def test_rates_reach_every_net_and_the_methods_own_parameters():
+    rates = {"nets/biased/.*": 0.5, "nets/student/head/.*": 2.0}
+    loop.check(dataclasses.replace(config(), optim=Optim(rates=rates, layer_decay=0.9)), {})
+    dann = dataclasses.replace(config(), debias={"name": "dann"})
+    loop.check(dataclasses.replace(dann, optim=Optim(rates={"debias/.*": 0.1})), {})
 
 
 def test_an_empty_error_set_fails_before_training(tmp_path):

@@ -12,9 +12,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import synthetic as s
 
-from fairkd_jax import recipe, sharding
+from fairkd_jax import recipe, registry, sharding
 from fairkd_jax.config import Optim, content_of, parse, update
 from fairkd_jax.debias.erm import ERM
+from fairkd_jax.models.net import leaves, make_net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import optim, step
 from fairkd_jax.train.checkpoint import Checkpoints
@@ -50,8 +51,8 @@ def moved(transformation, steps: int = 3) -> dict:
     return at
 
 
-def ours(given: Optim):
-    return optim.optimizer(optim.rule_of(given), optim.numbers(given, RATE), jnp.float32(0.5))
+def ours(given: Optim, rate: float = RATE):
+    return optim.optimizer(optim.rule_of(given), optim.numbers(given, rate), jnp.float32(0.5))
 
 
 def of_optax(name: str, **options):
@@ -96,21 +97,85 @@ def test_b1_is_the_momentum_where_there_is_no_b1():
     same(moved(ours(Optim("sgd"))), moved(optax.sgd(RATE, 0.9)), rtol=1e-6)
 
 
-def test_a_step_is_traced_once_for_all_numbers_of_an_optimizer(monkeypatch):
+SWEEPS = {
+    "options": ({}, {"b1": 0.5}, {"b2": 0.9, "weight_decay": 0.1, "learning_rate": 0.5}),
+    "rates": ({"rates": {".*/head/.*": 2.0}}, {"rates": {".*/head/.*": 0.0}}),
+    "layers": ({"layer_decay": 0.5}, {"layer_decay": 0.9}),
+}
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_step_is_traced_once_for_all_numbers_of_an_optimizer(sweep, monkeypatch):
     traces = []
     original = step.train_step
     monkeypatch.setattr(step, "train_step", lambda *a: traces.append(1) or original(*a))
     compile_step.cache_clear()
     net, methods = s.small_net("resnet"), s.methods(ERM())
-    for given in ({}, {"b1": 0.5}, {"b2": 0.9, "weight_decay": 0.1, "learning_rate": 0.5}):
+    for given in SWEEPS[sweep]:
         given = parse(Optim, {"name": "lion", **given})
-        program = step.Program(net, optim.rule_of(given), (), s.ATTRIBUTES, s.EXAMPLES)
+        rule = optim.rule_of(given, order=net.architecture.order())
+        program = step.Program(net, rule, (), s.ATTRIBUTES, s.EXAMPLES)
         numbers, batch = optim.numbers(given, given.learning_rate), s.batch()
         counts = (s.GROUP_COUNTS, s.LABEL_COUNTS)
         state = fresh_state(program, ONE, methods, numbers, *counts, batch, np.uint32(0))
         compile_step(program, ONE)(state, methods, numbers, batch, {}, np.uint32(0))
     compile_step.cache_clear()
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lamb"])
+def test_rates_by_path_are_learning_rates_of_their_own(name):
+    """As under optax.partition, with a rate for kernels and another one for biases."""
+    rates = {"nets/.*/kernel": 0.1, "nets/student/head/bi.*": 10.0}
+    given = Optim(name, weight_decay=DECAY, rates=rates)
+    alone = {
+        label: ours(Optim(name, weight_decay=DECAY, learning_rate=RATE * factor), RATE * factor)
+        for label, factor in (("kernel", 0.1), ("bias", 10.0))
+    }
+
+    def labels(tree):
+        return jax.tree_util.tree_map_with_path(lambda keys, _: keys[-1].key, tree)
+
+    same(moved(ours(given)), moved(optax.partition(alone, labels)), rtol=2e-6)
+
+
+FAMILIES = {
+    "bert": {"head": 0, "pooler": 0, "block01": 1, "block00": 2, "embed": 3},
+    "vit": {"head": 0, "norm": 0, "block01": 1, "block00": 2, "embed": 3},
+    "resnet": {"head": 0, "stage2/block1": 1, "stage1/block1": 2, "stem": 3},
+    "t5": {"head": 0, "dec/block00": 1, "enc/block01": 2, "enc/norm": 2, "enc/block00": 3}
+    | {"embed": 4, "enc/relative": 4, "dec/relative": 4},
+}
+
+
+@pytest.mark.parametrize("family", registry.available("models"))
+def test_the_rate_decays_from_the_head_to_what_embeds(family):
+    net = make_net({"name": family, "preset": "tiny"}, 2, s.FACTS)
+    params = {"nets": {"student": net.variable_shapes()["params"]}, "debias": {"w": jnp.ones(2)}}
+    given = Optim(layer_decay=0.5, rates={".*/head/.*": 4.0})
+    rule, numbers = optim.rule_of(given, order=net.architecture.order()), optim.numbers(given, 1.0)
+    made = leaves(optim.factors(params, rule, numbers))
+    assert made.keys() == leaves(params).keys() and made["debias/w"] == 1
+    for path, below in FAMILIES.get(family, {}).items():
+        got = {float(v) for k, v in made.items() if k.startswith(f"nets/student/{path}/")}
+        assert got == {0.5**below * (4 if path == "head" else 1)}, path
+
+
+def test_a_pattern_says_where_it_fits_ill():
+    def factors(**rates):
+        given = Optim(rates=rates)
+        return optim.factors(params(), optim.rule_of(given), optim.numbers(given, 1.0))
+
+    with pytest.raises(ValueError, match=r"'nets/haed.*matches none.*nets/student/head/kernel"):
+        factors(**{"nets/haed.*": 1.0})
+    with pytest.raises(
+        ValueError, match=r"one: .*'nets/student/head/bias': \['.*bias', 'nets.*'\]"
+    ):
+        factors(**{".*bias": 1.0, "nets.*": 2.0})
+    with pytest.raises(ValueError, match=r"'nets\(' is no regular expression"):
+        factors(**{"nets(": 1.0})
+    with pytest.raises(ValueError, match=r"layer_decay = 0\.9, but the net does not say"):
+        optim.rule_of(Optim(layer_decay=0.9))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -150,6 +215,8 @@ def test_states_of_any_form_are_split_and_come_back(name, monkeypatch, tmp_path)
         ({"name": "adam", "mu_dtype": "bfloat17"}, "'adam' cannot be made.*bfloat17"),
         ({"name": "rprop"}, "'rprop' reads its learning rate only at the start"),
         ({"weight_decay": -0.1}, "weight_decay = -0.1.*at least 0"),
+        ({"layer_decay": 0.0}, "layer_decay = 0.0.*above 0"),
+        ({"rates": {".*": -1.0}}, r"rates\['\.\*'\] = -1.0"),
         ({"learning_rate": float("nan")}, "learning_rate = nan"),
     ],
 )
