@@ -156,3 +156,4 @@ class Train:
     eval_every: int = 0  # steps between validations, 0: at the end only
     log_every: int = 50  # steps between lines of metrics.jsonl, and checks that the loss is finite
     checkpoint_every: int = 500  # steps between checkpoints that a killed run goes on from
+    ema: float = later(0.0)  # decay of the average over steps that is scored and kept; 0: the last

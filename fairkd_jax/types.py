@@ -66,6 +66,7 @@ class TrainState:
     stats   {net name: BatchNorm statistics}
     opt     optimizer state
     memory  what a debiasing method remembers without gradient (GroupDRO's weights)
+    average optax.EmaState of the student's {"params", "stats"}; {} where none is kept
     """
 
     step: Array  # int32 []
@@ -73,6 +74,7 @@ class TrainState:
     stats: Tree
     opt: Tree
     memory: Tree
+    average: Tree = struct.field(default_factory=dict)
 
 
 @struct.dataclass

@@ -32,9 +32,12 @@ from fairkd_jax.train.step import (
     compile_step,
     fresh_state,
     init_params,
+    kept_variables,
     make_spec,
+    student_variables,
     table_of,
 )
+from fairkd_jax.types import TrainState
 
 SCOPES = ("total", "task")
 
@@ -84,6 +87,8 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
             "train needs steps, batch_size, accumulate, log_every >= 1 (with select = 'last' also "
             f"steps = 0: the weights it starts from, as they are): {train}"
         )
+    if not 0 <= train.ema < 1:
+        raise ValueError(f"train.ema = {train.ema}: expected a decay from 0 up to, but not, 1")
     if train.batch_size % (jax.device_count() * train.accumulate):
         raise ValueError(
             f"train.batch_size = {train.batch_size} does not divide over {jax.device_count()} "
@@ -229,7 +234,7 @@ def run(
     batches = _batches(config, methods, inputs.tables)
     rates = optim.learning_rates(config.optim, train.steps)
     seed = np.uint32(config.seed)
-    numbers = optim.numbers(config.optim, config.optim.learning_rate)
+    numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
     arguments = (
         *(sharding.put_replicated(a, mesh) for a in (methods, numbers)),
         *_counts(config, methods),
@@ -248,9 +253,9 @@ def run(
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "checkpoints")))
         lines: list[dict] = []
-        if found := checkpoints.restore({"state": state, "best": best}):
+        if found := checkpoints.restore({"state": _written(state), "best": best}):
             (tree, progress) = found
-            state, best = tree["state"], tree["best"]
+            state, best = TrainState(**tree["state"]), tree["best"]
             reached, lines = progress["reached"], progress["lines"]
         start = int(state.step)
         writer = log.Writer(folder / "metrics.jsonl", lines)
@@ -285,7 +290,7 @@ def run(
                 rate = (bar.format_dict["rate"] or 0) * train.batch_size
                 bar.set_postfix(loss=f"{scalars['loss']:.3f}", examples=f"{rate:.0f}/s")
             if validation and (last or (train.eval_every and done % train.eval_every == 0)):
-                variables = student_variables(state)
+                variables = kept_variables(state, numbers)
                 scalars, value = validation.score(variables)
                 chosen = {} if value is None else {"selection": value[0]}
                 writer.write_scalars(done, scalars | chosen)
@@ -295,19 +300,19 @@ def run(
                 processes.lead(guard)
                 writer.flush()
                 progress = {"reached": reached, "lines": writer.lines}
-                checkpoints.save(done, {"state": state, "best": best}, progress)
+                checkpoints.save(done, {"state": _written(state), "best": best}, progress)
             if stop:
                 raise processes.Interrupted(
                     f"stopped at step {done} of {train.steps}; {folder} goes on there"
                 )
         processes.lead(guard)
         writer.flush()
-        save_net(folder / "net", best if selects else student_variables(state))
+        save_net(folder / "net", best if selects else kept_variables(state, numbers))
 
 
-def student_variables(state: Any) -> dict[str, Any]:
-    """What is kept of a trained state: the student's parameters and statistics."""
-    return {"params": state.params["nets"]["student"], "stats": state.stats["student"]}
+def _written(state: TrainState) -> dict[str, Any]:
+    """A state as checkpoints have it: an average that is not kept is not in them."""
+    return {k: v for k, v in vars(state).items() if k != "average" or v}
 
 
 def _start_from_published(state: Any, net: Net, config: TrainStage) -> Any:

@@ -28,6 +28,7 @@ class Numbers:
     options: dict[str, Array]  # of the optimizer, those that are numbers
     rates: dict[str, Array] = struct.field(default_factory=dict)  # factors, by pattern
     layer_decay: Array = None  # None: no such factor
+    ema: Array = None  # decay of the average of parameters; None: none is kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ def rule_of(optim: Optim, trainable: str = ".*", order: tuple[str, ...] = ()) ->
     return Rule(optim.name, trainable, options, order)
 
 
-def numbers(optim: Optim, learning_rate: np.float32 | float) -> Numbers:
+def numbers(optim: Optim, learning_rate: np.float32 | float, ema: float = 0.0) -> Numbers:
     """The traced numbers of one step; those of another one differ in their learning rate."""
     return Numbers(
         learning_rate=np.float32(learning_rate),
@@ -131,6 +132,7 @@ def numbers(optim: Optim, learning_rate: np.float32 | float) -> Numbers:
         options={k: np.float32(v) for k, v in optim.own().items() if _traced(optim, k, v)},
         rates={pattern: np.float32(factor) for pattern, factor in optim.rates.items()},
         layer_decay=None if optim.layer_decay == 1 else np.float32(optim.layer_decay),
+        ema=np.float32(ema) if ema else None,
     )
 
 

@@ -136,13 +136,33 @@ def init_state(
     """A fresh state around the variables of the trained nets. `batch` gives shapes only."""
     spec = make_spec(program, methods, group_counts, label_counts, batch)
     params, memory = init_params(methods, spec, {k: v["params"] for k, v in nets.items()}, seed)
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         stats={name: v["stats"] for name, v in nets.items()},
         opt=optim.optimizer(program.rule, numbers).init(params),
         memory=memory,
     )
+    if numbers.ema is None:
+        return state
+    return state.replace(average=optax.ema(numbers.ema).init(student_variables(state)))
+
+
+def student_variables(state: TrainState) -> dict[str, Any]:
+    """The student's parameters and statistics."""
+    return {"params": state.params["nets"]["student"], "stats": state.stats["student"]}
+
+
+def kept_variables(state: TrainState, numbers: optim.Numbers) -> dict[str, Any]:
+    """What is kept of a trained state: the student's variables, or their average over steps.
+
+    The average is `sum_s d^(t - s) x_s / sum_s d^(t - s)` over the steps s = 1 ... t: what the net
+    started from is no part of it.
+    """
+    if numbers.ema is None or not int(state.step):
+        return student_variables(state)
+    average = state.average
+    return optax.tree.bias_correction(average.ema, numbers.ema, average.count)
 
 
 def _loss(
@@ -248,9 +268,11 @@ def train_step(
     if program.deterministic:
         stats = state.stats
     metrics["gradient_norm"] = norm  # before clipping
-    return TrainState(
-        step=state.step + 1, params=params, stats=stats, opt=opt, memory=memory
-    ), metrics
+    after = state.replace(step=state.step + 1, params=params, stats=stats, opt=opt, memory=memory)
+    if numbers.ema is not None:
+        average = optax.ema(numbers.ema).update(student_variables(after), state.average)[1]
+        after = after.replace(average=average)
+    return after, metrics
 
 
 @functools.cache

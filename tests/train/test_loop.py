@@ -1,6 +1,7 @@
 """The loop: stopped anywhere it goes on exactly, and what cannot work fails before it trains."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -130,6 +131,29 @@ def test_the_best_validation_is_kept_and_survives_a_stop(tmp_path):
     assert_equal(finished(tmp_path / "a"), finished(tmp_path / "b"))
 
 
+def test_the_average_of_parameters_is_scored_and_kept_and_survives_a_stop(tmp_path):
+    path, seen = [], []
+
+    def watch(to):
+        return loop.Validation(lambda v: (to.append(jax.device_get(v)), ({"val/x": 0.0}, None))[1])
+
+    loop.run(config(eval_every=1), tmp_path / "plain", MESH, validation=watch(path))
+    loop.run(config(eval_every=1, ema=0.7), tmp_path / "a", MESH, validation=watch(seen))
+    weights = 0.7 ** np.arange(len(path))[::-1]
+    by_hand = jax.tree.map(
+        lambda *x: np.tensordot(weights / weights.sum(), np.float64(x), 1), *path
+    )
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(assert_close, seen[-1], by_hand)
+    assert_equal(finished(tmp_path / "a"), seen[-1])
+    jax.tree.map(assert_close, seen[0], path[0])
+
+    with pytest.raises(processes.Interrupted):
+        loop.run(config(ema=0.7), tmp_path / "b", MESH, stopping=StopAt(3))
+    loop.run(config(ema=0.7), tmp_path / "b", MESH)
+    assert_equal(finished(tmp_path / "a"), finished(tmp_path / "b"))
+
+
 def test_layers_that_are_frozen_do_not_move(tmp_path):
     only_head = config(trainable="nets/student/head/.*", deterministic=True)
     frozen = dataclasses.replace(only_head, debias={"name": "erm"})
@@ -159,6 +183,7 @@ def test_layers_that_are_frozen_do_not_move(tmp_path):
         ({"train": Train(trainable="nets/student/haed/.*")}, "'nets/student/haed.*matches none"),
         ({"optim": Optim(rates={"nets/student/haed/.*": 2.0})}, "'nets/student/haed.*matches none"),
         ({"train": Train(accumulate=2)}, "couples"),
+        ({"train": Train(ema=1.0)}, "train.ema = 1.0"),
         (
             {
                 "data": Data(set={"name": "colored_digits", "correlation": 1.0}),

@@ -100,6 +100,7 @@ def test_b1_is_the_momentum_where_there_is_no_b1():
 SWEEPS = {
     "options": ({}, {"b1": 0.5}, {"b2": 0.9, "weight_decay": 0.1, "learning_rate": 0.5}),
     "rates": ({"rates": {".*/head/.*": 2.0}}, {"rates": {".*/head/.*": 0.0}}),
+    "average": ({"ema": 0.9}, {"ema": 0.99}),
     "layers": ({"layer_decay": 0.5}, {"layer_decay": 0.9}),
 }
 
@@ -112,10 +113,11 @@ def test_a_step_is_traced_once_for_all_numbers_of_an_optimizer(sweep, monkeypatc
     compile_step.cache_clear()
     net, methods = s.small_net("resnet"), s.methods(ERM())
     for given in SWEEPS[sweep]:
-        given = parse(Optim, {"name": "lion", **given})
+        ema = given.get("ema", 0.0)
+        given = parse(Optim, {"name": "lion", **{k: v for k, v in given.items() if k != "ema"}})
         rule = optim.rule_of(given, order=net.architecture.order())
         program = step.Program(net, rule, (), s.ATTRIBUTES, s.EXAMPLES)
-        numbers, batch = optim.numbers(given, given.learning_rate), s.batch()
+        numbers, batch = optim.numbers(given, given.learning_rate, ema), s.batch()
         counts = (s.GROUP_COUNTS, s.LABEL_COUNTS)
         state = fresh_state(program, ONE, methods, numbers, *counts, batch, np.uint32(0))
         compile_step(program, ONE)(state, methods, numbers, batch, {}, np.uint32(0))
