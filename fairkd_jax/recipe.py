@@ -146,14 +146,16 @@ def _checked(name: str, option: str, value: Any, default: Any) -> Any:
 class Train:
     """How long, how large, what is frozen, what is written."""
 
-    steps: int = 1000
+    steps: int = 1000  # the default also where `epochs` say how long
     batch_size: int = 128  # over all devices
     accumulate: int = 1  # micro-batches a step
     trainable: str = ".*"  # regular expression over parameter paths, "nets/student/head/kernel"
     deterministic: bool = False  # no dropout, BatchNorm by its running statistics
-    select: str = "last"  # which evaluation's parameters are kept: a selection rule
+    select: str = "last"  # whose parameters are kept: a selection rule, or a metric's name
     validation: str = "val"  # the split that the rule looks at
     eval_every: int = 0  # steps between validations, 0: at the end only
     log_every: int = 50  # steps between lines of metrics.jsonl, and checks that the loss is finite
     checkpoint_every: int = 500  # steps between checkpoints that a killed run goes on from
+    epochs: int | float = later(0.0)  # in place of `steps`: passes over what is drawn from; 0: none
+    patience: int = later(0)  # validations without a better selected value before it ends; 0: all
     ema: float = later(0.0)  # decay of the average over steps that is scored and kept; 0: the last

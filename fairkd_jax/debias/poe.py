@@ -40,6 +40,7 @@ class PoE(Debiaser):
                 "distill": {"name": "none"},
                 "mix": Mix(),
                 "train.steps": steps,
+                "train.patience": 0,
                 "train.select": "last",
             }
             | ({"optim.rates": {}} if self.bias_model else {})  # its paths are others

@@ -7,6 +7,7 @@ checkpoint at step s means that everything up to s was checked, logged and valid
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fairkd_jax import processes, registry, sharding
-from fairkd_jax.config import Data, TrainStage
+from fairkd_jax.config import Data, Train, TrainStage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import Table
 from fairkd_jax.models import pretrained, weights
@@ -71,6 +72,22 @@ def net_of(data: Data, model: Mapping[str, Any]) -> Net:
     return make_net(model, len(opened.dataset.info.label_names), opened.facts)
 
 
+def settled(config: TrainStage) -> TrainStage:
+    """The same with steps in the place of epochs, the last one whole; ValueError for both."""
+    train, usual = config.train, Train().steps
+    if train.epochs == 0:
+        return config
+    if train.steps != usual or not 0 < train.epochs < math.inf:
+        raise ValueError(
+            f"train.epochs = {train.epochs} and train.steps = {train.steps}: one says how long. "
+            f"Leave train.steps at {usual}, or train.epochs at 0"
+        )
+    source = pipeline.open_data(config.data).source(config.data.split)
+    examples = train.epochs * pipeline.epoch_size(source, config.data.sampler)
+    steps = math.ceil(round(examples / train.batch_size, 6))
+    return dataclasses.replace(config, train=dataclasses.replace(train, steps=steps, epochs=0.0))
+
+
 def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Program, Methods]:
     """The static and the traced half of a run; every name and every option is checked here.
 
@@ -86,6 +103,12 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         raise ValueError(
             "train needs steps, batch_size, accumulate, log_every >= 1 (with select = 'last' also "
             f"steps = 0: the weights it starts from, as they are): {train}"
+        )
+    if train.patience < 0 or (train.patience and not (fewest and train.eval_every)):
+        raise ValueError(
+            f"train.patience = {train.patience} counts validations that select: it needs "
+            f"train.select = {train.select!r} to be another than 'last', and train.eval_every = "
+            f"{train.eval_every} above 0"
         )
     if not 0 <= train.ema < 1:
         raise ValueError(f"train.ema = {train.ema}: expected a decay from 0 up to, but not, 1")
@@ -184,6 +207,7 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
 
     Tables that earlier stages have yet to write are assumed to hold what they promise.
     """
+    config = settled(config)
     program, methods = build(config, teachers)
     batch = _batches(config, methods, {})[0]
     rows, classes = len(batch["label"]), program.student.num_classes
@@ -216,8 +240,10 @@ def run(
     stopping: Callable[[], bool] = lambda: False,
     guard: Callable[[], None] = lambda: None,
     name: str = "train",
-) -> None:
+) -> int:
     """Trains and leaves `folder/net`; goes on from `folder/checkpoints` where there are any.
+
+    Returns the number of steps: fewer than asked for where `train.patience` ended it.
 
     The net is that of the last step or, with a rule of selection, of the largest value: of equal
     ones that of the largest second value, then the later. `guard` is called before anything is
@@ -225,6 +251,7 @@ def run(
 
     Raises NotFinite (naming the step; the last good checkpoint stays) and Interrupted.
     """
+    config = settled(config)
     train, selects = config.train, config.train.select != "last"
     live = {k: net for k, (net, _) in inputs.teachers.items()}
     tabled = {k: None for k in ("teacher",) if table_of(k) in inputs.tables}
@@ -249,6 +276,7 @@ def run(
     # What decides the outcome beside the state; all of it is in each checkpoint.
     best = jax.tree.map(jnp.copy, student_variables(state)) if selects else {}
     reached: list[float] | None = None  # value and second value of the best
+    stale = 0  # validations since the value was last surpassed
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "checkpoints")))
@@ -257,7 +285,8 @@ def run(
             (tree, progress) = found
             state, best = TrainState(**tree["state"]), tree["best"]
             reached, lines = progress["reached"], progress["lines"]
-        start = int(state.step)
+            stale = progress.get("stale", 0)
+        done = start = int(state.step)
         writer = log.Writer(folder / "metrics.jsonl", lines)
         bar = stack.enter_context(
             log.progress(total=train.steps, initial=start, desc=name, unit="step", leave=False)
@@ -294,12 +323,16 @@ def run(
                 scalars, value = validation.score(variables)
                 chosen = {} if value is None else {"selection": value[0]}
                 writer.write_scalars(done, scalars | chosen)
-                if value is not None and (reached is None or [*value] >= reached):
-                    reached, best = [*value], jax.tree.map(jnp.copy, variables)
+                if value is not None:
+                    stale = 0 if reached is None or value[0] > reached[0] else stale + 1
+                    if reached is None or [*value] >= reached:
+                        reached, best = [*value], jax.tree.map(jnp.copy, variables)
+                    if 0 < train.patience <= stale:
+                        break
             if save or stop:
                 processes.lead(guard)
                 writer.flush()
-                progress = {"reached": reached, "lines": writer.lines}
+                progress = {"reached": reached, "stale": stale, "lines": writer.lines}
                 checkpoints.save(done, {"state": _written(state), "best": best}, progress)
             if stop:
                 raise processes.Interrupted(
@@ -308,6 +341,7 @@ def run(
         processes.lead(guard)
         writer.flush()
         save_net(folder / "net", best if selects else kept_variables(state, numbers))
+    return done
 
 
 def _written(state: TrainState) -> dict[str, Any]:

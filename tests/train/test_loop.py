@@ -154,6 +154,41 @@ def test_the_average_of_parameters_is_scored_and_kept_and_survives_a_stop(tmp_pa
     assert_equal(finished(tmp_path / "a"), finished(tmp_path / "b"))
 
 
+def test_patience_ends_a_run_also_one_that_was_stopped(tmp_path):
+    values = [0.1, 0.7, 0.7, 0.3, 0.9, 0.9]  # equal is not better, though the later one is kept
+    options = {"select": "val_worst_group", "eval_every": 1, "patience": 2}
+    calls = []
+
+    def score(variables):
+        calls.append(jax.device_get(variables))
+        return {"val/x": 0.0}, (values[len(calls) - 1], 0.5)
+
+    watch = loop.Validation(score)
+    assert loop.run(config(**options), tmp_path / "a", MESH, validation=watch) == 4
+    assert_equal(finished(tmp_path / "a"), calls[2])
+    for steps in (1, 3):
+        calls.clear()
+        folder, stop = tmp_path / f"{steps}", StopAt(steps)
+        with pytest.raises(processes.Interrupted):
+            loop.run(config(**options), folder, MESH, validation=watch, stopping=stop)
+        assert loop.run(config(**options), folder, MESH, validation=watch) == 4
+        assert_equal(finished(tmp_path / "a"), finished(folder))
+
+
+@pytest.mark.parametrize(
+    "sampler, epochs, steps",
+    [("natural", 2, None), ("natural", 0.01, 1), ("subsampled_groups", 1.5, None)],
+)
+def test_epochs_are_steps_by_what_is_drawn(sampler, epochs, steps):
+    data = dataclasses.replace(DIGITS, sampler=sampler)
+    given = dataclasses.replace(config(steps=Train().steps, epochs=epochs), data=data)
+    split = pipeline.open_data(data).train
+    examples = len(split) if sampler == "natural" else min(split.counts()) * split.counts().size
+    found = loop.settled(given).train
+    assert found.steps == (steps or -(-epochs * examples // 16)) and found.epochs == 0
+    assert loop.settled(config()) == config()
+
+
 def test_layers_that_are_frozen_do_not_move(tmp_path):
     only_head = config(trainable="nets/student/head/.*", deterministic=True)
     frozen = dataclasses.replace(only_head, debias={"name": "erm"})
@@ -183,6 +218,10 @@ def test_layers_that_are_frozen_do_not_move(tmp_path):
         ({"train": Train(trainable="nets/student/haed/.*")}, "'nets/student/haed.*matches none"),
         ({"optim": Optim(rates={"nets/student/haed/.*": 2.0})}, "'nets/student/haed.*matches none"),
         ({"train": Train(accumulate=2)}, "couples"),
+        ({"train": Train(steps=7, epochs=2)}, "epochs = 2 and train.steps = 7: one says how long"),
+        ({"train": Train(epochs=-1)}, "epochs = -1"),
+        ({"train": Train(patience=2, eval_every=1)}, "patience = 2.*'last'"),
+        ({"train": Train(patience=2, select="loss")}, "patience = 2.*eval_every = 0"),
         ({"train": Train(ema=1.0)}, "train.ema = 1.0"),
         (
             {
