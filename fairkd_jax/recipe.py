@@ -158,4 +158,5 @@ class Train:
     checkpoint_every: int = 500  # steps between checkpoints that a killed run goes on from
     epochs: int | float = later(0.0)  # in place of `steps`: passes over what is drawn from; 0: none
     patience: int = later(0)  # validations without a better selected value before it ends; 0: all
+    label_smoothing: float = later(0.0)  # share of the task loss that is of any label alike
     ema: float = later(0.0)  # decay of the average over steps that is scored and kept; 0: the last

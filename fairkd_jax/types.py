@@ -81,7 +81,7 @@ class TrainState:
 class Terms:
     """Per-example losses on their way to a debiasing method, which reduces them to a scalar."""
 
-    task: Array  # [B] float32
+    task: Array  # [B] float32; labels are smoothed, where they are, in `total` alone
     distill: Array  # [B] float32, weighted sum over distillers (before kd_weight)
     total: Array  # [B] float32: what the method reduces; which terms it holds is `mix.scope`
 

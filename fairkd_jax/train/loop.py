@@ -110,8 +110,9 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
             f"train.select = {train.select!r} to be another than 'last', and train.eval_every = "
             f"{train.eval_every} above 0"
         )
-    if not 0 <= train.ema < 1:
-        raise ValueError(f"train.ema = {train.ema}: expected a decay from 0 up to, but not, 1")
+    for name in ("ema", "label_smoothing"):
+        if not 0 <= (value := getattr(train, name)) < 1:
+            raise ValueError(f"train.{name} = {value}: expected a share from 0 up to, but not, 1")
     if train.batch_size % (jax.device_count() * train.accumulate):
         raise ValueError(
             f"train.batch_size = {train.batch_size} does not divide over {jax.device_count()} "
@@ -122,6 +123,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         distill=tuple(registry.build("distill", d) for d in config.distill),
         task_weight=mix.task_weight,
         kd_weight=mix.kd_weight,
+        label_smoothing=train.label_smoothing or None,
         scope=mix.scope,
     )
     if methods.debias.couples_examples and train.accumulate > 1:

@@ -47,6 +47,7 @@ class Methods:
     distill: tuple[Distiller, ...]
     task_weight: Array = 1.0
     kd_weight: Array = 1.0
+    label_smoothing: Array = None  # None: the task loss is of the label alone
     scope: str = struct.field(pytree_node=False, default="total")
 
 
@@ -165,6 +166,27 @@ def kept_variables(state: TrainState, numbers: optim.Numbers) -> dict[str, Any]:
     return optax.tree.bias_correction(average.ema, numbers.ema, average.count)
 
 
+def task_losses(methods: Methods, outputs: dict, batch: Batch, own: dict) -> tuple[Array, Array]:
+    """The debiasing method's task loss, float32 [B], and with smoothed labels (arXiv 1512.00567).
+
+    With e = `label_smoothing` and C labels the targets are 1 - e at the label and e / C at each.
+    Cross-entropy is linear in them, so what is added is e times the mean of the loss over all
+    labels, whatever else the method has in it.
+    """
+    task, share = methods.debias.task(outputs, batch, own), methods.label_smoothing
+    if share is None:
+        return task, task
+    names = [k for k in ("label", "partner_label") if k in batch]
+
+    def with_label(label: Array) -> Array:
+        return methods.debias.task(
+            outputs, batch | {k: jnp.full_like(batch[k], label) for k in names}, own
+        )
+
+    labels = jnp.arange(outputs["student"].logits.shape[1])
+    return task, (1 - share) * task + share * jnp.mean(jax.vmap(with_label)(labels), axis=0)
+
+
 def _loss(
     params: dict,
     program: Program,
@@ -192,7 +214,7 @@ def _loss(
     answers = _teacher_outputs(program, methods, teachers, batch, edits)
 
     real, student = batch["real"], outputs["student"]
-    task = methods.debias.task(outputs, batch, params["debias"])
+    plain, task = task_losses(methods, outputs, batch, params["debias"])
     distill, penalty, metrics = jnp.zeros_like(task), jnp.zeros((), task.dtype), {}
     for i, distiller in enumerate(methods.distill):
         kd = distiller(student, answers, batch, params["distill"][str(i)])
@@ -202,7 +224,7 @@ def _loss(
     inside = 1.0 if methods.scope == "total" else 0.0
     total = methods.task_weight * task + inside * methods.kd_weight * distill
     loss, memory, own = methods.debias(
-        Terms(task=task, distill=distill, total=total),
+        Terms(task=plain, distill=distill, total=total),
         outputs,
         batch,
         params["debias"],

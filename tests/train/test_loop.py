@@ -222,6 +222,7 @@ def test_layers_that_are_frozen_do_not_move(tmp_path):
         ({"train": Train(epochs=-1)}, "epochs = -1"),
         ({"train": Train(patience=2, eval_every=1)}, "patience = 2.*'last'"),
         ({"train": Train(patience=2, select="loss")}, "patience = 2.*eval_every = 0"),
+        ({"train": Train(label_smoothing=-0.1)}, "train.label_smoothing = -0.1"),
         ({"train": Train(ema=1.0)}, "train.ema = 1.0"),
         (
             {
