@@ -41,7 +41,7 @@ class Architecture(abc.ABC):
     # How the family is published, for those that are: read by `pretrained.py`.
     model_types: ClassVar[tuple[str, ...]] = ()  # what config.json calls it
     free: ClassVar[frozenset[str]] = frozenset(  # fields that weights of any value go with
-        {"dropout", "attention_dropout", "dtype", "remat"}
+        {"dropout", "attention_dropout", "drop_path", "dtype", "remat"}
     )
     before_head: ClassVar[tuple[str, ...]] = ()  # modules that files of some tasks do not have
 
@@ -257,7 +257,7 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
 
     `facts` are those of all fitted views, by view name: {"wordpiece": {"vocab_size": ...}}.
     Raises UnknownName for an unknown family, preset, option or view, ValueError for weights of
-    another family or of unknown sizes.
+    another family or of unknown sizes, and for a rate of dropout that is none.
     """
     options, start = weights.split(spec)
     name = options.pop("name", "")
@@ -282,6 +282,10 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
             _check_contradictions(asked, family(**published), f"{found.name}, preset = {preset!r}")
             sizes = said
     architecture = registry.build("models", {"name": name, **sizes, **options}).fit(facts[view])
+    for rate in ("dropout", "attention_dropout", "drop_path"):
+        if not 0 <= (getattr(architecture, rate, None) or 0) <= 1:
+            value = getattr(architecture, rate)
+            raise ValueError(f"{rate} = {value} of model {name!r}: expected a share from 0 to 1")
     return Net(architecture, num_classes, view, facts[view].get("identity", ""))
 
 

@@ -95,6 +95,7 @@ class T5(Architecture):
     label_tokens: tuple[tuple[int, ...], ...] = ()  # words of each class; (): the data's
     dropout: float = 0.1  # of embeddings, what blocks add, inside the perceptron, of last states
     attention_dropout: float | None = None  # of attention probabilities; None: as dropout
+    drop_path: float = 0.0  # of what blocks add, whole: linear by depth, this at the last block
     epsilon: float = 1e-6  # of normalisation
     dtype: str = "float32"  # of products: float32 | bfloat16
     remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
@@ -243,7 +244,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention, that to the encoder where there is one, a perceptron; each adds to its input."""
 
-    def __init__(self, arch: T5, decodes: bool, rngs: nnx.Rngs):
+    def __init__(self, arch: T5, decodes: bool, drop_path: float, rngs: nnx.Rngs):
         norm = arch.width, arch.epsilon, arch.dtype
         self.attn, self.attn_norm = Attention(arch, rngs), RMSNorm(*norm)
         if decodes:
@@ -253,25 +254,23 @@ class Block(nnx.Module):
             self.mlp[part] = _dense(arch, arch.width, arch.mlp_width, rngs)
         self.mlp["out"] = _dense(arch, arch.mlp_width, arch.width, rngs)
         self.mlp_norm = RMSNorm(*norm)
-        self.dropout = arch.dropout
+        self.dropout, self.drop_path = arch.dropout, drop_path
 
     def __call__(
         self, x: States, mask: Mask, bias: Bias, memory: Memory | None, tape: Tape, name: str
     ) -> States:
         taps = (f"{name}/attn_probs", f"{name}/head_out", f"{name}/attn_out")
         y = self.attn_norm(x)
-        x = x + tape.drop(self.attn(y, y, mask, bias, tape, *taps), self.dropout)
+        x = x + tape.drop(self.attn(y, y, mask, bias, tape, *taps), self.dropout, self.drop_path)
         if memory is not None:
             taps = (f"{name}/cross_probs", f"{name}/cross_head_out", f"{name}/cross_out")
             y = self.cross(self.cross_norm(x), *memory, None, tape, *taps)
-            x = x + tape.drop(y, self.dropout)
+            x = x + tape.drop(y, self.dropout, self.drop_path)
         y = self.mlp_norm(x)
-        if "gate" in self.mlp:
-            y = jax.nn.gelu(self.mlp["gate"](y), approximate=True) * self.mlp["inner"](y)
-        else:
-            y = jax.nn.relu(self.mlp["inner"](y))
+        inner, gate = self.mlp["inner"](y), self.mlp.get("gate")
+        y = jax.nn.relu(inner) if gate is None else jax.nn.gelu(gate(y), approximate=True) * inner
         y = tape(f"{name}/mlp_out", self.mlp["out"](tape.drop(y, self.dropout)))
-        return tape(f"{name}/out", x + tape.drop(y, self.dropout))
+        return tape(f"{name}/out", x + tape.drop(y, self.dropout, self.drop_path))
 
 
 class Stack(nnx.Module):
@@ -283,7 +282,8 @@ class Stack(nnx.Module):
         init = _init(arch.width)
         self.relative = nnx.Embed(arch.buckets, arch.heads, embedding_init=init, rngs=rngs)
         for i in range(depth):
-            setattr(self, f"block{i:02}", Block(arch, decodes, rngs))
+            rate = arch.drop_path * (i + 1) / depth
+            setattr(self, f"block{i:02}", Block(arch, decodes, rate, rngs))
         self.norm = RMSNorm(arch.width, arch.epsilon, arch.dtype)
 
     def __call__(
