@@ -163,7 +163,7 @@ def kept_variables(state: TrainState, numbers: optim.Numbers) -> dict[str, Any]:
     if numbers.ema is None or not int(state.step):
         return student_variables(state)
     average = state.average
-    return optax.tree.bias_correction(average.ema, numbers.ema, average.count)
+    return jax.jit(optax.tree.bias_correction)(average.ema, numbers.ema, average.count)
 
 
 def task_losses(methods: Methods, outputs: dict, batch: Batch, own: dict) -> tuple[Array, Array]:

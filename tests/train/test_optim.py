@@ -202,6 +202,25 @@ def test_states_of_any_form_are_split_and_come_back(name, monkeypatch, tmp_path)
     same(found, placed, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["adafactor", "sm3"])
+def test_a_step_with_a_split_state_is_that_of_one_device(name, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST", 64)
+    options = {"min_dim_size_to_factor": 4} if name == "adafactor" else {}
+    given, losses = Optim(name, options=options), []
+    for mesh in (ONE, sharding.make_mesh(fsdp=4)):
+        compile_step.cache_clear()
+        program = step.Program(s.small_net("resnet"), optim.rule_of(given), (), s.ATTRIBUTES)
+        batch, seed, methods = sharding.put_batch(s.batch(), mesh), np.uint32(0), s.methods(ERM())
+        numbers, counts = optim.numbers(given, RATE), (s.GROUP_COUNTS, s.LABEL_COUNTS)
+        state = fresh_state(program, mesh, methods, numbers, *counts, batch, seed)
+        run = compile_step(program, mesh)
+        for _ in range(3):
+            state, metrics = run(state, methods, numbers, batch, {}, seed)
+        losses.append(float(metrics["loss"]))
+    compile_step.cache_clear()
+    np.testing.assert_allclose(*losses, rtol=1e-5)  # float32 sums in another order
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
