@@ -73,10 +73,11 @@ def check(optim: Optim) -> None:
             f"optim.layer_decay = {optim.layer_decay}: expected a factor above 0 and up to 1"
         )
     try:
-        moved = _moved_at_rate_zero(optim.name, tuple(own.items()))
+        _moves_at_rate_zero(optim.name, tuple(own.items()))
     except Exception as error:  # of whatever kind: optax checks its options when it computes
         raise ValueError(f"optim {optim.name!r} cannot be made with {own}: {error}") from error
-    if moved and (optim.warmup or optim.schedule != "constant"):
+    varies = optim.warmup or optim.schedule != "constant"
+    if varies and _moves_at_rate_zero(optim.name, ()):
         raise ValueError(
             f"optim.schedule = {optim.schedule!r}, optim.warmup = {optim.warmup}: {optim.name!r} "
             "reads its learning rate only at the start, so it must be 'constant' and 0"
@@ -84,8 +85,8 @@ def check(optim: Optim) -> None:
 
 
 @functools.lru_cache(maxsize=256)
-def _moved_at_rate_zero(name: str, own: tuple[tuple[str, Any], ...]) -> bool:
-    """Does the optimizer change parameters at a rate of 0, having begun with another one?"""
+def _moves_at_rate_zero(name: str, own: tuple[tuple[str, Any], ...]) -> bool:
+    """Tries the optimizer: does it change parameters at rate 0, having begun with another one?"""
     optim = Optim(name, options=dict(own))
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     start, later = (_from_optax(rule_of(optim), numbers(optim, rate)) for rate in (1.0, 0.0))

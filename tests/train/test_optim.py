@@ -92,6 +92,10 @@ def test_options_are_the_optimizers_own(given):
     same(moved(ours(parse(Optim, given))), moved(of_optax(**given)), rtol=2e-6)
 
 
+def test_decay_that_no_rate_scales_may_have_a_schedule():
+    optim.check(parse(Optim, {"name": "adafactor", "weight_decay_rate": 0.1}))
+
+
 def test_b1_is_the_momentum_where_there_is_no_b1():
     same(moved(ours(Optim("sgd", b1=0.3))), moved(optax.sgd(RATE, 0.3)), rtol=1e-6)
     same(moved(ours(Optim("sgd"))), moved(optax.sgd(RATE, 0.9)), rtol=1e-6)
