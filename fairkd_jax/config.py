@@ -14,12 +14,14 @@ from functools import cached_property
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from fairkd_jax import registry
+from fairkd_jax.recipe import SELECTION_RULES as SELECTION_RULES
+from fairkd_jax.recipe import Optim, Train
 from fairkd_jax.registry import UnknownName
 
 FORMAT = 2  # raised when the meaning of a stage changes: older stages are then trained anew
-SELECTION_RULES = ("last", "val_average", "val_worst_group", "val_worst_class")
 
 Plugin = Mapping[str, Any]
 
@@ -41,37 +43,6 @@ class Data:
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
     sampler: str = "natural"  # see data/pipeline.py
-
-
-@dataclasses.dataclass(frozen=True)
-class Optim:
-    """An optax optimizer and its schedule. All numbers are traced: a sweep compiles once."""
-
-    name: str = "adamw"  # adamw | sgd
-    learning_rate: float = 1e-3  # at the peak of the schedule
-    schedule: str = "cosine"  # constant | linear | cosine: from the peak to 0 at the last step
-    warmup: float = 0.0  # share of the steps over which the rate rises from 0
-    weight_decay: float = 0.0  # decoupled, on arrays of two and more axes
-    clip_norm: float = 1.0  # of the global gradient norm; 0 leaves gradients alone
-    b1: float = 0.9  # adamw's first moment, sgd's momentum
-    b2: float = 0.999
-    eps: float = 1e-8
-
-
-@dataclasses.dataclass(frozen=True)
-class Train:
-    """How long, how large, what is frozen, what is written."""
-
-    steps: int = 1000
-    batch_size: int = 128  # over all devices
-    accumulate: int = 1  # micro-batches a step
-    trainable: str = ".*"  # regular expression over parameter paths, "nets/student/head/kernel"
-    deterministic: bool = False  # no dropout, BatchNorm by its running statistics
-    select: str = "last"  # which evaluation's parameters are kept: a selection rule
-    validation: str = "val"  # the split that the rule looks at
-    eval_every: int = 0  # steps between validations, 0: at the end only
-    log_every: int = 50  # steps between lines of metrics.jsonl, and checks that the loss is finite
-    checkpoint_every: int = 500  # steps between checkpoints that a killed run goes on from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,8 +231,10 @@ def content_of(value: Any) -> Any:
     """`as_dict` without what only says where files lie."""
     if not dataclasses.is_dataclass(value):
         return as_dict(value)
-    found = {}
+    value, found = value.settled() if isinstance(value, Optim) else value, {}
     for field in dataclasses.fields(value):
+        if "later" in field.metadata and getattr(value, field.name) == _default(field):
+            continue  # as before there was such a field
         inner, room = getattr(value, field.name), field.metadata.get("room")
         found[field.name] = _content_of_plugins(room, inner) if room else content_of(inner)
     return found
@@ -278,7 +251,19 @@ def _content_of_plugins(room: str, value: Any) -> Any:
 
 def as_config_dict(value: Any) -> ConfigDict:
     """A dataclass with its defaults as a `ConfigDict`: what a config file starts from."""
-    return ConfigDict(_tuples(as_dict(value)), convert_dict=True, allow_dotted_keys=True)
+    made = ConfigDict(_tuples(as_dict(value)), convert_dict=True, allow_dotted_keys=True)
+    _say_numbers(made, value)
+    return made
+
+
+def _say_numbers(made: ConfigDict, value: Any) -> None:
+    """Flags set only what has a type: a None in the place of a number is told to be of one."""
+    for field in dataclasses.fields(value):
+        inner = getattr(value, field.name)
+        if dataclasses.is_dataclass(inner):
+            _say_numbers(made[field.name], inner)
+        elif inner is None and field.type == float | None:
+            made[field.name] = placeholder(float)
 
 
 def _tuples(value: Any) -> Any:
@@ -300,15 +285,38 @@ def parse(cls: type, values: Any, place: str = "config") -> Any:
         raise ValueError(f"{place} = {values!r}: expected keys {[*_fields(cls)]}")
     fields = _fields(cls)
     known = {}
-    for key, value in values.items():
+    for key, value in _gathered(values, fields).items():
         if key not in fields:
-            raise UnknownName(key, f"key in {place}:", fields)
+            raise UnknownName(key, f"key in {place}:", _choices(fields))
         known[key] = _parse_field(fields[key], value, f"{place}.{key}")
     return cls(**known)
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field]:
     return {f.name: f for f in dataclasses.fields(cls)}
+
+
+def _rest(fields: Mapping[str, dataclasses.Field]) -> tuple[str, tuple[str, ...]]:
+    """(the field that holds keys of no field of their own, the keys that it may hold)."""
+    rest = [(f.name, f.metadata["rest"]()) for f in fields.values() if "rest" in f.metadata]
+    return rest[0] if rest else ("", ())
+
+
+def _choices(fields: Mapping[str, dataclasses.Field]) -> set[str]:
+    return {*fields, *_rest(fields)[1]}
+
+
+def _gathered(values: Mapping[str, Any], fields: Mapping[str, dataclasses.Field]) -> dict[str, Any]:
+    """`values`, those that a field holds for others gathered in it."""
+    name, keys = _rest(fields)
+    held = {k: v for k, v in values.items() if k in keys and k not in fields}
+    others = {k: v for k, v in values.items() if k not in held}
+    return others | ({name: {**others.get(name, {}), **held}} if held else {})
+
+
+def _default(field: dataclasses.Field) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def _dataclass_of(field: dataclasses.Field) -> tuple[type | None, bool]:
@@ -320,9 +328,7 @@ def _dataclass_of(field: dataclasses.Field) -> tuple[type | None, bool]:
 
 
 def _parse_field(field: dataclasses.Field, value: Any, place: str) -> Any:
-    default = field.default
-    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
+    default = _default(field)
     inner, optional = _dataclass_of(field)
     if inner:
         return None if optional and value is None else parse(inner, value, place)
@@ -350,8 +356,11 @@ def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any
             value = {**value, key: inner}
             continue
         fields = _fields(type(value))
+        held, keys = _rest(fields)
+        if key in keys and key not in fields:
+            key, rest = held, dotted
         if key not in fields:
-            raise UnknownName(key, f"key in {place}:", fields)
+            raise UnknownName(key, f"key in {place}:", _choices(fields))
         old = getattr(value, key)
         if rest and old is None and (made := _dataclass_of(fields[key])[0]):
             old = made()

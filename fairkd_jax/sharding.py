@@ -19,6 +19,7 @@ RULES = (  # (pattern of a path such as "opt/.../mu/nets/student/block00/mlp_in/
     (r"(.*/)?(step|count)", "copy"),
     (r"memory/.*", "copy"),  # read and written example by example
     (r".*/(debias|distill)/.*", "split"),  # what a method learns, however it names it
+    (r"opt/.*", "copy"),  # an optimizer's counters and keys: what it has of a parameter ends alike
 )  # the first that matches wins
 SMALLEST = 2**16  # numbers; arrays with fewer are copied: splitting them costs more than it saves
 

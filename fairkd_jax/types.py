@@ -69,6 +69,7 @@ class TrainState:
     stats   {net name: BatchNorm statistics}
     opt     optimizer state
     memory  what a debiasing method remembers without gradient (GroupDRO's weights)
+    average optax.EmaState of the student's {"params", "stats"}; {} where none is kept
     """
 
     step: Array  # int32 []
@@ -76,13 +77,14 @@ class TrainState:
     stats: Tree
     opt: Tree
     memory: Tree
+    average: Tree = struct.field(default_factory=dict)
 
 
 @struct.dataclass
 class Terms:
     """Per-example losses on their way to a debiasing method, which reduces them to a scalar."""
 
-    task: Array  # [B] float32
+    task: Array  # [B] float32; labels are smoothed, where they are, in `total` alone
     distill: Array  # [B] float32, weighted sum over distillers (before kd_weight)
     total: Array  # [B] float32: what the method reduces; which terms it holds is `mix.scope`
 

@@ -14,6 +14,7 @@ ORDER = [
     {"buckets"},
     {"files"},
     {"hub"},
+    {"recipe"},
     {"config", "sharding", "losses", "processes"},
     {"data"},
     {"models"},

@@ -63,8 +63,8 @@ def library_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
     methods, teachers = sharding.put_replicated(methods, mesh), _teachers(case, mesh, abstract)
 
     def arguments(state: Any, batch: Batch) -> tuple:
-        numbers = optim.numbers(OPTIM, OPTIM.learning_rate)  # the rate may differ at every step
-        return state, methods, numbers, batch, teachers, SEED
+        rate = np.float32(OPTIM.learning_rate)  # may differ at every step
+        return state, methods, numbers.replace(learning_rate=rate), batch, teachers, SEED
 
     step = compile_step(case.program, mesh)
     return Runner(step, arguments, state, batches)

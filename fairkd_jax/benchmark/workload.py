@@ -209,7 +209,7 @@ def setup(work: Workload) -> Setup:
         )
     program = Program(
         student=student,
-        rule=optim.Rule(OPTIM.name, ".*"),
+        rule=optim.rule_of(OPTIM),
         teachers=(("teacher", teacher if source == "net" else None),) if source else (),
         num_attributes=NUM_ATTRIBUTES,
         num_examples=NUM_BATCHES * work.batch,

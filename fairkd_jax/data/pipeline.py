@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -191,19 +191,31 @@ def train_batches(
     Raises UnknownName for an unknown sampler, ValueError for a batch that does not divide, an
     empty class or group that is to be sampled, or examples without a row in a table.
     """
-    if sampler not in SAMPLERS:
-        raise UnknownName(sampler, "sampler", SAMPLERS)
-    draw = SAMPLERS[sampler](source, seed, batch_size)
+    draw = _draw(source, sampler, seed, batch_size)
     mine = _slice(batch_size, process_index, process_count)
     joined = _join(source, tables or {})
 
     def load(step: int) -> Batch:
-        batch = joined(draw(int(step))[mine])
+        batch = joined(draw.rows(int(step))[mine])
         if hide_attributes:
             del batch["attribute"], batch["group"]
         return batch
 
     return grain.MapDataset.range(steps).map(load)
+
+
+def epoch_size(source: Source, sampler: str = "natural") -> int:
+    """How many examples are drawn in an epoch: those drawn from, or all where some come again.
+
+    Raises as `train_batches` does for its sampler.
+    """
+    return _draw(source, sampler, 0, 1).epoch
+
+
+def _draw(source: Source, sampler: str, seed: int, batch_size: int) -> "Draw":
+    if sampler not in SAMPLERS:
+        raise UnknownName(sampler, "sampler", SAMPLERS)
+    return SAMPLERS[sampler](source, seed, batch_size)
 
 
 def eval_batches(
@@ -258,7 +270,11 @@ def _join(source: Source, tables: Mapping[str, Table]) -> Callable[[np.ndarray],
     return batch
 
 
-Draw = Callable[[int], np.ndarray]  # step -> row numbers of its batch, int64 [batch_size]
+class Draw(NamedTuple):
+    """How a sampler draws."""
+
+    rows: Callable[[int], np.ndarray]  # step -> row numbers of its batch, int64 [batch_size]
+    epoch: int  # how many draws are an epoch
 
 
 def _random(seed: int, number: int, count: int) -> np.ndarray:
@@ -283,7 +299,7 @@ def _epochs(pool: np.ndarray, seed: int, batch_size: int) -> Draw:
         rows = [permutation(int(epoch)) for epoch in range(epochs[0], epochs[-1] + 1)]
         return np.concatenate(rows)[position - epochs[0] * len(pool)]
 
-    return draw
+    return Draw(draw, len(pool))
 
 
 def _balanced(key: str) -> Callable[[Source, int, int], Draw]:
@@ -299,7 +315,7 @@ def _balanced(key: str) -> Callable[[Source, int, int], Draw]:
             value = (which * len(sizes)).astype(np.int64)
             return pool[starts[value] + (member * sizes[value]).astype(np.int64)]
 
-        return draw
+        return Draw(draw, len(source))
 
     return sampler
 

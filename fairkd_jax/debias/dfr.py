@@ -45,6 +45,7 @@ class DFR(Debiaser):
                 "train.steps": max(1, round(self.head_share * base.config.train.steps)),
                 "train.trainable": "nets/student/head/.*",
                 "train.deterministic": True,
+                "train.patience": 0,
                 "train.select": "last",  # the split that a rule would look at is trained on
             }
         )

@@ -36,6 +36,7 @@ class JTT(Debiaser):
                 "distill": {"name": "none"},
                 "mix": Mix(),
                 "train.steps": steps,
+                "train.patience": 0,
                 "train.select": "last",
             }
         )

@@ -40,8 +40,10 @@ class PoE(Debiaser):
                 "distill": {"name": "none"},
                 "mix": Mix(),
                 "train.steps": steps,
+                "train.patience": 0,
                 "train.select": "last",
             }
+            | ({"optim.rates": {}} if self.bias_model else {})  # its paths are others
         )
         bias = dataclasses.replace(bias, inputs={})
         table = TableStage(columns=("log_probs",), split=base.config.data.split)

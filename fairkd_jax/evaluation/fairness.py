@@ -4,15 +4,18 @@ What has no examples is NaN, never 0. Worst groups and means over groups are tak
 that have examples; differences between attributes are NaN as soon as one of the rates is.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Float, Integer, Real
 from numpy.typing import ArrayLike
 
 from fairkd_jax.data.dataset import Info
+from fairkd_jax.evaluation.metrics import kind, merit
 from fairkd_jax.evaluation.sums import Sums
 from fairkd_jax.registry import UnknownName
 
-SELECTED_BY = {  # selection rule: the metric that it maximises
+SELECTED_BY = {  # selection rule: the metric that it goes by; any other metric is its own rule
     "val_average": "acc_avg",
     "val_worst_group": "worst_group_accuracy",
     "val_worst_class": "worst_class_accuracy",
@@ -49,10 +52,19 @@ def gap_id_ood(*, acc_id: float, acc_ood: float) -> float:
 
 
 def selection_value(rule: str, metrics: dict[str, float]) -> float:
-    """What a selection rule maximises. Raises UnknownName for a rule that looks at no metric."""
-    if rule not in SELECTED_BY:
-        raise UnknownName(rule, "selection rule by a metric:", SELECTED_BY)
-    return metrics[SELECTED_BY[rule]]
+    """What is largest where the metric of a selection rule, or one named itself, is best.
+
+    Raises UnknownName for a rule that looks at no metric, or at one of no known better side.
+    """
+    metric = SELECTED_BY.get(rule, rule)
+    if metric not in (choices := selecting(metrics)):
+        raise UnknownName(rule, "selection rule by a metric:", {*SELECTED_BY, *choices})
+    return merit(metric, metrics[metric])
+
+
+def selecting(metrics: Iterable[str]) -> set[str]:
+    """Those metrics that may select: of which it is known which way is better."""
+    return {name for name in metrics if kind(name).better}
 
 
 def metrics(

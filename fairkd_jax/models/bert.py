@@ -54,6 +54,7 @@ class Bert(Architecture):
     types: int = 2  # of segments
     dropout: float = 0.1  # of embeddings, of what blocks add, and before the head
     attention_dropout: float = 0.1  # of attention probabilities
+    drop_path: float = 0.0  # of what blocks add, whole: linear by depth, this at the last block
     epsilon: float = 1e-12  # of layer normalisation
     dtype: str = "float32"  # of products: float32 | bfloat16
     remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
@@ -207,7 +208,7 @@ class Embeddings(nnx.Module):
 class Block(nnx.Module):
     """Attention and a two-layer perceptron, each added to its input and then normalised."""
 
-    def __init__(self, arch: Bert, rngs: nnx.Rngs):
+    def __init__(self, arch: Bert, drop_path: float, rngs: nnx.Rngs):
         inner = arch.mlp_width or 4 * arch.width
         self.heads = arch.heads
         for name in ("query", "key", "value", "attn_out"):
@@ -217,6 +218,7 @@ class Block(nnx.Module):
         self.mlp_out = _dense(arch, inner, arch.width, rngs)
         self.mlp_norm = _norm(arch, rngs)
         self.dropout, self.attention_dropout = arch.dropout, arch.attention_dropout
+        self.drop_path = drop_path
 
     def __call__(
         self, x: Float[Array, "B T D"], mask: Bool[Array, "B 1 1 T"], tape: Tape, name: str
@@ -227,10 +229,10 @@ class Block(nnx.Module):
         y = attend(query, key, value, mask, tape, probs, dropout=self.attention_dropout)
         y = tape(f"{name}/head_out", y)
         y = tape(f"{name}/attn_out", self.attn_out(y.reshape(x.shape)))
-        x = self.attn_norm(x + tape.drop(y, self.dropout))
+        x = self.attn_norm(x + tape.drop(y, self.dropout, self.drop_path))
         y = jax.nn.gelu(self.mlp_in(x), approximate=False)
         y = tape(f"{name}/mlp_out", self.mlp_out(y))
-        x = self.mlp_norm(x + tape.drop(y, self.dropout))
+        x = self.mlp_norm(x + tape.drop(y, self.dropout, self.drop_path))
         return tape(f"{name}/out", x)
 
 
@@ -241,7 +243,7 @@ class Encoder(nnx.Module):
         self.depth, self.dropout, self.remat = arch.depth, arch.dropout, arch.remat
         self.embed = Embeddings(arch, rngs)
         for i in range(arch.depth):
-            setattr(self, f"block{i:02}", Block(arch, rngs))
+            setattr(self, f"block{i:02}", Block(arch, arch.drop_path * (i + 1) / arch.depth, rngs))
         self.pooler = _dense(arch, arch.width, arch.width, rngs)
         self.head = Dense(arch.width, num_classes, kernel_init=INIT, rngs=rngs)
 

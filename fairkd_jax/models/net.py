@@ -22,6 +22,8 @@ from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Outputs
 
+BLOCK = re.compile(r"((?:.*/)?block\d+)/")  # of a variable's path
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture(abc.ABC):
@@ -40,7 +42,7 @@ class Architecture(abc.ABC):
     model_types: ClassVar[tuple[str, ...]] = ()  # what config.json calls it
     signature: ClassVar[str] = ""  # regular expression of a key that only its weights have
     free: ClassVar[frozenset[str]] = frozenset(  # fields that weights of any value go with
-        {"dropout", "attention_dropout", "dtype", "remat"}
+        {"dropout", "attention_dropout", "drop_path", "dtype", "remat"}
     )
     head_reads: ClassVar[frozenset[str]] = frozenset()  # fields that are free beside a fresh head
     before_head: ClassVar[tuple[str, ...]] = ()  # modules that files of some tasks do not have
@@ -103,6 +105,18 @@ class Architecture(abc.ABC):
         Such an axis has all units, part after part, or one number a part.
         """
         return {}
+
+    def order(self) -> tuple[str, ...]:
+        """Regular expressions of parameters from the input on: what embeds, then block by block.
+
+        The first that matches wins; what none matches is the head and what leads to it. What a
+        stack has beside its blocks goes with its last one.
+        """
+        blocks = [*dict.fromkeys(m[1] for path in self.axes() if (m := BLOCK.match(path)))]
+        ends = {block.rpartition("/")[0]: block for block in blocks}
+        ends = {block: f"|{stack}/.*" for stack, block in ends.items() if stack}
+        found = [f"{block}/.*{ends.get(block, '')}" for block in blocks]
+        return (r"(.*/)?(embed|stem|relative)/.*", *found) if found else ()
 
     def rows(self) -> dict[str, int]:
         """Arrays of its view that number rows of a table, and how many it has: {"tokens": 30522}.
@@ -248,7 +262,7 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
 
     `facts` are those of all fitted views, by view name: {"wordpiece": {"vocab_size": ...}}.
     Raises UnknownName for an unknown family, preset, option or view, ValueError for weights of
-    another family or of unknown sizes.
+    another family or of unknown sizes, and for a rate of dropout that is none.
     """
     options, start = weights.split(spec)
     name = options.pop("name", "")
@@ -274,6 +288,10 @@ def make_net(spec: Mapping[str, Any], num_classes: int, facts: Mapping[str, Any]
             _check_contradictions(asked, family(**published), where, start.head)
             sizes = said
     architecture = registry.build("models", {"name": name, **sizes, **options}).fit(facts[view])
+    for rate in ("dropout", "attention_dropout", "drop_path"):
+        if not 0 <= (getattr(architecture, rate, None) or 0) <= 1:
+            value = getattr(architecture, rate)
+            raise ValueError(f"{rate} = {value} of model {name!r}: expected a share from 0 to 1")
     return Net(architecture, num_classes, view, facts[view].get("identity", ""))
 
 

@@ -82,6 +82,7 @@ class ResNet(Architecture):
     first_stride: int = 1  # of the first stage: 1 | 2
     early_stride: bool = False  # of a bottleneck: in its first convolution, "v1" of the paper
     channels: int | None = None  # of the image
+    drop_path: float = 0.0  # of what blocks add, whole: linear by depth, this at the last block
     dtype: str = "float32"  # of products: float32 | bfloat16
     remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
 
@@ -243,9 +244,11 @@ class ConvNorm(nnx.Module):
 class Block(nnx.Module):
     """Convolutions conv1, conv2, ... and a shortcut around them."""
 
-    def __init__(self, arch: ResNet, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
+    def __init__(
+        self, arch: ResNet, inputs: int, outputs: int, stride: int, drop_path: float, rngs: nnx.Rngs
+    ):
         self.stride, self.growth = stride, outputs - inputs
-        self.last = len(BLOCKS[arch.block])
+        self.last, self.drop_path = len(BLOCKS[arch.block]), drop_path
         if arch.shortcut == "projection" and (stride > 1 or self.growth):
             self.projection = ConvNorm(arch, inputs, outputs, 1, stride, rngs)
         for j, (size, divisor, strided) in enumerate(BLOCKS[arch.block], start=1):
@@ -261,7 +264,7 @@ class Block(nnx.Module):
         y = x
         for j in range(1, self.last):
             y = jax.nn.relu(getattr(self, f"conv{j}")(y, tape))
-        y = getattr(self, f"conv{self.last}")(y, tape)
+        y = tape.drop_path(getattr(self, f"conv{self.last}")(y, tape), self.drop_path)
         return tape(f"{name}/out", jax.nn.relu(y + self._shortcut(x, tape)))
 
     def _shortcut(self, x: Float[Array, "B Y X K"], tape: Tape) -> Float[Array, "B V U F"]:
@@ -279,7 +282,8 @@ class Stage(nnx.Module):
         stride = arch.first_stride if index == 0 else 2
         self.depth, self.remat = arch.depths[index], arch.remat
         for i in range(1, self.depth + 1):
-            setattr(self, f"block{i}", Block(arch, inputs, width, stride, rngs))
+            rate = arch.drop_path * (sum(arch.depths[:index]) + i) / sum(arch.depths)
+            setattr(self, f"block{i}", Block(arch, inputs, width, stride, rate, rngs))
             inputs, stride = width, 1
 
     def __call__(

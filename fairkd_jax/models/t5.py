@@ -94,6 +94,7 @@ class T5(Architecture):
     label_tokens: tuple[tuple[int, ...], ...] = ()  # words of each class; (): the data's
     dropout: float = 0.1  # of embeddings, what blocks add, inside the perceptron, of last states
     attention_dropout: float | None = None  # of attention probabilities; None: as dropout
+    drop_path: float = 0.0  # of what blocks add, whole: linear by depth, this at the last block
     epsilon: float = 1e-6  # of normalisation
     dtype: str = "float32"  # of products: float32 | bfloat16
     remat: bool = False  # compute the inside of each block anew for the gradient: saves memory

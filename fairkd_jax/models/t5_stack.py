@@ -52,7 +52,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention, that to the encoder where there is one, a perceptron; each adds to its input."""
 
-    def __init__(self, arch: Architecture, decodes: bool, rngs: nnx.Rngs):
+    def __init__(self, arch: Architecture, decodes: bool, drop_path: float, rngs: nnx.Rngs):
         norm = arch.width, arch.epsilon, arch.dtype
         self.attn, self.attn_norm = Attention(arch, rngs), RMSNorm(*norm)
         if decodes:
@@ -62,25 +62,25 @@ class Block(nnx.Module):
             self.mlp[part] = _dense(arch, arch.width, arch.mlp_width, rngs)
         self.mlp["out"] = _dense(arch, arch.mlp_width, arch.width, rngs)
         self.mlp_norm = RMSNorm(*norm)
-        self.dropout = arch.dropout
+        self.dropout, self.drop_path = arch.dropout, drop_path
 
     def __call__(
         self, x: States, mask: Mask, bias: Bias, memory: Memory | None, tape: Tape, name: str
     ) -> States:
         taps = (f"{name}/attn_probs", f"{name}/head_out", f"{name}/attn_out")
         y = self.attn_norm(x)
-        x = x + tape.drop(self.attn(y, y, mask, bias, tape, *taps), self.dropout)
+        x = x + tape.drop(self.attn(y, y, mask, bias, tape, *taps), self.dropout, self.drop_path)
         if memory is not None:
             taps = (f"{name}/cross_probs", f"{name}/cross_head_out", f"{name}/cross_out")
             y = self.cross(self.cross_norm(x), *memory, None, tape, *taps)
-            x = x + tape.drop(y, self.dropout)
+            x = x + tape.drop(y, self.dropout, self.drop_path)
         y = self.mlp_norm(x)
         if "gate" in self.mlp:
             y = jax.nn.gelu(self.mlp["gate"](y), approximate=True) * self.mlp["inner"](y)
         else:
             y = jax.nn.relu(self.mlp["inner"](y))
         y = tape(f"{name}/mlp_out", self.mlp["out"](tape.drop(y, self.dropout)))
-        return tape(f"{name}/out", x + tape.drop(y, self.dropout))
+        return tape(f"{name}/out", x + tape.drop(y, self.dropout, self.drop_path))
 
 
 class Stack(nnx.Module):
@@ -92,7 +92,8 @@ class Stack(nnx.Module):
         init = {"embedding_init": initial(arch.width), "rngs": rngs}
         self.relative = nnx.Embed(arch.buckets, arch.heads, **init)
         for i in range(depth):
-            setattr(self, f"block{i:02}", Block(arch, decodes, rngs))
+            rate = arch.drop_path * (i + 1) / depth
+            setattr(self, f"block{i:02}", Block(arch, decodes, rate, rngs))
         self.norm = RMSNorm(arch.width, arch.epsilon, arch.dtype)
 
     def __call__(

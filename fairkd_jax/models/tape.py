@@ -88,23 +88,41 @@ class Tape:
         """Whether `drop` with this rate does anything."""
         return self.train and rate > 0
 
-    def drop(self, x: jax.Array, rate: float) -> jax.Array:
+    def drop(self, x: jax.Array, rate: float, path: float = 0.0) -> jax.Array:
         """Dropout (arXiv 1207.0580): in training, zeros with probability `rate`, the rest scaled.
+
+        With probability `path` all of an example is dropped; see `drop_path`.
 
         The rate is rounded to a multiple of 2^-16, so that one 32-bit draw serves two numbers: the
         draws are the better part of its cost. Raises ValueError in training without a key.
         """
+        x = self.drop_path(x, path)
         if not self.drops(rate):
             return x
-        if self.key is None:
-            raise ValueError("training with dropout draws random numbers: apply(..., key=...)")
-        self.draws += 1
-        key, (*lead, last) = jax.random.fold_in(self.key, self.draws), x.shape
+        key, (*lead, last) = self._draw(), x.shape
         words = jax.random.bits(key, (*lead, -(-last // 2)), jnp.uint32)
         halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*lead, -1)[..., :last]
         dropped = round(rate * 2**16)
         kept = halves.astype(jnp.uint32) >= dropped
         return jnp.where(kept, x * (2**16 / max(2**16 - dropped, 1)), 0).astype(x.dtype)
+
+    def drop_path(self, x: jax.Array, rate: float) -> jax.Array:
+        """Stochastic depth (arXiv 1603.09382): in training, all that a block adds to an example is
+        left out with probability `rate`; scaled where it is not, so that scoring needs no change.
+
+        Raises ValueError in training without a key.
+        """
+        if not self.drops(rate):
+            return x
+        shape = (len(x), *[1] * (x.ndim - 1))
+        kept = jax.random.bernoulli(self._draw(), 1 - rate, shape)
+        return jnp.where(kept, x / max(1 - rate, 2**-16), 0).astype(x.dtype)
+
+    def _draw(self) -> jax.Array:
+        if self.key is None:
+            raise ValueError("training with dropout draws random numbers: apply(..., key=...)")
+        self.draws += 1
+        return jax.random.fold_in(self.key, self.draws)
 
     def fork(self) -> "Tape":
         """A tape for a part of the pass that is traced by itself; `join` takes up what it heard."""

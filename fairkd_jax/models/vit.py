@@ -91,6 +91,7 @@ class ViT(Architecture):
     qkv_bias: bool = True
     dropout: float = 0.1  # of embeddings, and of what blocks add
     attention_dropout: float = 0.0  # of attention probabilities
+    drop_path: float = 0.0  # of what blocks add, whole: linear by depth, this at the last block
     epsilon: float = 1e-6  # of layer normalisation
     dtype: str = "float32"  # of products: float32 | bfloat16
     remat: bool = False  # compute the inside of each block anew for the gradient: saves memory
@@ -311,7 +312,7 @@ class Embeddings(nnx.Module):
 class Block(nnx.Module):
     """Attention and a two-layer perceptron, each of its normalised input and added to it."""
 
-    def __init__(self, arch: ViT, rngs: nnx.Rngs):
+    def __init__(self, arch: ViT, drop_path: float, rngs: nnx.Rngs):
         inner = arch.mlp_width or 4 * arch.width
         self.heads = arch.heads
         self.attn_norm = _norm(arch, rngs)
@@ -322,6 +323,7 @@ class Block(nnx.Module):
         self.mlp_in = _dense(arch, arch.width, inner, rngs)
         self.mlp_out = _dense(arch, inner, arch.width, rngs)
         self.dropout, self.attention_dropout = arch.dropout, arch.attention_dropout
+        self.drop_path = drop_path
 
     def __call__(self, x: Float[Array, "B T D"], tape: Tape, name: str) -> Float[Array, "B T D"]:
         y, heads = self.attn_norm(x), (*x.shape[:2], self.heads, x.shape[2] // self.heads)
@@ -330,10 +332,10 @@ class Block(nnx.Module):
         y = attend(query, key, value, None, tape, probs, dropout=self.attention_dropout)
         y = tape(f"{name}/head_out", y)
         y = tape(f"{name}/attn_out", self.attn_out(y.reshape(x.shape)))
-        x = x + tape.drop(y, self.dropout)
+        x = x + tape.drop(y, self.dropout, self.drop_path)
         y = jax.nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=False)
         y = tape(f"{name}/mlp_out", self.mlp_out(y))
-        return tape(f"{name}/out", x + tape.drop(y, self.dropout))
+        return tape(f"{name}/out", x + tape.drop(y, self.dropout, self.drop_path))
 
 
 class TwoHeads(nnx.Module):
@@ -357,7 +359,7 @@ class Encoder(nnx.Module):
         self.read = 2 if arch.distillation == "head" else 1  # tokens, unless it is the mean
         self.embed = Embeddings(arch, rngs)
         for i in range(arch.depth):
-            setattr(self, f"block{i:02}", Block(arch, rngs))
+            setattr(self, f"block{i:02}", Block(arch, arch.drop_path * (i + 1) / arch.depth, rngs))
         self.norm = _norm(arch, rngs, "float32")
         if arch.distillation == "head":
             self.head = TwoHeads(arch.width, num_classes, rngs)

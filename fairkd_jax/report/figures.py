@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fairkd_jax.report import metrics, statistics
+from fairkd_jax.evaluation import metrics
+from fairkd_jax.report import statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished, labels, span
 from fairkd_jax.report.statistics import Estimate
 

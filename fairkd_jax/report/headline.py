@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fairkd_jax.report import metrics, records, statistics
+from fairkd_jax.evaluation import metrics
+from fairkd_jax.report import records, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished
 from fairkd_jax.report.statistics import Estimate
 

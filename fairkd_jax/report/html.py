@@ -17,7 +17,8 @@ from markupsafe import Markup
 
 from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
-from fairkd_jax.report import figures, headline, metrics, records, statistics
+from fairkd_jax.evaluation import metrics
+from fairkd_jax.report import figures, headline, records, statistics
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
@@ -99,7 +100,7 @@ def render(finished: Finished) -> str:
         doubts=[_doubts_by_role(finished, comparison) for comparison in comparisons],
         ledger=_ledger(finished.about["ledger"]),
         seeds=span([len(c.seeds) for c in comparisons]),
-        rules={run["selection"]: RULES[run["selection"]] for run in finished.runs.values()},
+        rules={rule: _in_words(rule) for rule in _rules(finished)},
         roles=ROLES,
         undebiased=headline.UNDEBIASED,
         margin=headline.MARGIN,
@@ -191,6 +192,15 @@ def _data(finished: Finished) -> list[dict[str, Any]]:
     return sets
 
 
+def _rules(finished: Finished) -> list[str]:
+    return [*dict.fromkeys(run["selection"] for run in finished.runs.values())]
+
+
+def _in_words(rule: str) -> str:
+    """A selection rule, or a metric that selects, in words."""
+    return RULES.get(rule, f"the step with the best {rule} on the validation split")
+
+
 def _selection(finished: Finished) -> str:
     """The selection rule in words, by role where roles differ."""
     rules: dict[str, list[str]] = {}
@@ -207,7 +217,8 @@ def _choices(finished: Finished, comparisons: Sequence[Comparison]) -> list[dict
     """What each selection rule would have kept, where the runs were validated on their way."""
     found = []
     for label, comparison in zip(records.labels(comparisons), comparisons):
-        for role, rule in itertools.product(ROLES, SELECTION_RULES):
+        rules = dict.fromkeys((*SELECTION_RULES, *_rules(finished)))
+        for role, rule in itertools.product(ROLES, rules):
             stages = [finished.runs[run]["stage"] for run in comparison.runs[role]]
             kept = [k for k in (_kept(finished, stage, rule) for stage in stages) if k]
             if kept:

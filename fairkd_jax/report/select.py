@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation.fairness import SELECTED_BY
+from fairkd_jax.evaluation.metrics import KINDS, kind, merit
 from fairkd_jax.registry import UnknownName
 
 TIED = "tied"
@@ -30,21 +31,22 @@ def select(
 ) -> Choice:
     """The step kept of a history of lines `{"step": 50, "val/acc_avg": 0.9, ...}`.
 
-    "last" is the last step; the others take the step with the highest value of their metric on the
-    validation split, of equals the one with the best average accuracy, then the latest. The choice
-    is doubtful where steps tie in the rule's metric, and at an end of the validated steps: there
-    the best may lie beyond. Raises UnknownName for an unknown rule, ValueError where the history is
-    empty or never validated the rule's metric.
+    "last" is the last step; the others, and any metric's name, take the step with the best value
+    of their metric on the validation split, of equals the one with the best average accuracy, then
+    the latest. The choice is doubtful where steps tie in the rule's metric, and at an end of the
+    validated steps: there the best may lie beyond. Raises UnknownName for an unknown rule,
+    ValueError where the history is empty or never validated the rule's metric.
     """
-    if rule not in SELECTION_RULES:
-        raise UnknownName(rule, "selection rule", SELECTION_RULES)
+    if rule not in SELECTION_RULES and not kind(rule).better:
+        raise UnknownName(rule, "selection rule", (*SELECTION_RULES, *KINDS))
     if not history:
         raise ValueError(f"selection rule {rule!r}: the history has no lines")
     if rule == "last":
         return Choice(max(int(line["step"]) for line in history))
-    metric, average = f"{split}/{SELECTED_BY[rule]}", f"{split}/acc_avg"
+    name = SELECTED_BY.get(rule, rule)
+    metric, average = f"{split}/{name}", f"{split}/acc_avg"
     scores = {
-        int(line["step"]): (line[metric], _or_lowest(line.get(average)))
+        int(line["step"]): (merit(name, line[metric]), _or_lowest(line.get(average)))
         for line in history
         if _or_lowest(line.get(metric)) > -math.inf
     }

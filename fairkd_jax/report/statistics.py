@@ -19,12 +19,12 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int
 
+from fairkd_jax.evaluation.metrics import ANYTHING, Limits
+
 LEVEL = 0.95
 BOOTSTRAP_FROM = 20  # seeds
 PAIRS_FOR_A_TEST = 6  # below, no two-sided sign-flip test can reach p < .05: 2 / 2^5 = .0625
 DRAWS = 9999
-Limits = tuple[float, float]
-ANYTHING: Limits = (-math.inf, math.inf)
 
 
 @dataclasses.dataclass(frozen=True)

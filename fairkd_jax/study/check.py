@@ -130,11 +130,14 @@ def _check_train(one: Stage, tried: set[str]) -> None:
         return
     tried.add(key)
     select = config.train.select
-    if select not in SELECTION_RULES:
-        raise UnknownName(select, "train.select", SELECTION_RULES)
     opened = pipeline.open_data(config.data)
     if select != "last" or config.train.eval_every:
         opened.dataset.require(config.train.validation)
+        info = opened.source(config.train.validation).split.info
+        none = Sums.zero(len(info.group_names), len(info.label_names))
+        rules = {*SELECTION_RULES, *fairness.selecting(fairness.metrics(none, info=info))}
+        if select not in rules:
+            raise UnknownName(select, "train.select", rules)
         _check_rows(one, opened.source(config.train.validation), tried)
     teacher = one.inputs.get("teacher")
     nets = {"teacher": loop.net_of(teacher.config.data, teacher.config.model)} if teacher else {}

@@ -26,6 +26,7 @@ from fairkd_jax.config import (
     update,
 )
 from fairkd_jax.study.reads import sealed, sealed_alone
+from fairkd_jax.train import loop
 from fairkd_jax.train.step import table_of
 
 NO_DISTILLATION = ({"name": "none"},)
@@ -103,15 +104,17 @@ def experiments(study: Study) -> Iterator[tuple[Experiment, dict[str, str]]]:
 def _train(experiment: Experiment, role: Role, debias: Plugin) -> Stage:
     return Stage(
         "train",
-        TrainStage(
-            data=experiment.data,
-            model=role.model,
-            debias=debias,
-            distill=NO_DISTILLATION,
-            mix=Mix(),
-            optim=role.optim,
-            train=role.train,
-            seed=experiment.seed,
+        loop.settled(
+            TrainStage(
+                data=experiment.data,
+                model=role.model,
+                debias=debias,
+                distill=NO_DISTILLATION,
+                mix=Mix(),
+                optim=role.optim,
+                train=role.train,
+                seed=experiment.seed,
+            )
         ),
     )
 
@@ -228,6 +231,7 @@ def smoke(study: Study) -> Study:
     for role in ("teacher", "student"):
         train = getattr(study.experiment, role).train
         overrides |= {f"{role}.train.{k}": v for k, v in small.items()}
+        overrides[f"{role}.train.epochs"] = 0.0
         overrides[f"{role}.train.steps"] = min(train.steps, small["steps"])
         overrides[f"{role}.train.eval_every"] = min(train.eval_every, 2)
     experiment = update(study.experiment, overrides)

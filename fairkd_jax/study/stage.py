@@ -142,7 +142,7 @@ def _train(stage: Stage, place: Place, guard: Guard) -> int:
     )
     train = stage.config.train
     watch = train.select != "last" or train.eval_every
-    loop.run(
+    steps = loop.run(
         stage.config,
         folder,
         place.mesh,
@@ -153,7 +153,7 @@ def _train(stage: Stage, place: Place, guard: Guard) -> int:
         name=f"{stage.config.debias['name']} {stage.identity[:6]}",
     )
     _write_inputs(loop.net_of(stage.config.data, stage.config.model), folder)
-    return train.steps * train.batch_size
+    return steps * train.batch_size
 
 
 def _transfer(stage: Stage, place: Place, guard: Guard) -> int:

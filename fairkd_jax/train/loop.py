@@ -7,6 +7,7 @@ checkpoint at step s means that everything up to s was checked, logged and valid
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fairkd_jax import processes, registry, sharding
-from fairkd_jax.config import Data, TrainStage
+from fairkd_jax.config import Data, Train, TrainStage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import Table
 from fairkd_jax.models import pretrained, weights
@@ -30,10 +31,13 @@ from fairkd_jax.train.step import (
     Program,
     compile_step,
     fresh_state,
+    init_params,
+    kept_variables,
     make_spec,
+    student_variables,
     table_of,
 )
-from fairkd_jax.types import Path
+from fairkd_jax.types import Path, TrainState
 
 SCOPES = ("total", "task")
 
@@ -67,6 +71,22 @@ def net_of(data: Data, model: Mapping[str, Any]) -> Net:
     return make_net(model, len(opened.dataset.info.label_names), opened.facts)
 
 
+def settled(config: TrainStage) -> TrainStage:
+    """The same with steps in the place of epochs, the last one whole; ValueError for both."""
+    train, usual = config.train, Train().steps
+    if train.epochs == 0:
+        return config
+    if train.steps != usual or not 0 < train.epochs < math.inf:
+        raise ValueError(
+            f"train.epochs = {train.epochs} and train.steps = {train.steps}: one says how long. "
+            f"Leave train.steps at {usual}, or train.epochs at 0"
+        )
+    source = pipeline.open_data(config.data).source(config.data.split)
+    examples = train.epochs * pipeline.epoch_size(source, config.data.sampler)
+    steps = math.ceil(round(examples / train.batch_size, 6))
+    return dataclasses.replace(config, train=dataclasses.replace(train, steps=steps, epochs=0.0))
+
+
 def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Program, Methods]:
     """The static and the traced half of a run; every name and every option is checked here.
 
@@ -83,6 +103,15 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
             "train needs steps, batch_size, accumulate, log_every >= 1 (with select = 'last' also "
             f"steps = 0: the weights it starts from, as they are): {train}"
         )
+    if train.patience < 0 or (train.patience and not (fewest and train.eval_every)):
+        raise ValueError(
+            f"train.patience = {train.patience} counts validations that select: it needs "
+            f"train.select = {train.select!r} to be another than 'last', and train.eval_every = "
+            f"{train.eval_every} above 0"
+        )
+    for name in ("ema", "label_smoothing"):
+        if not 0 <= (value := getattr(train, name)) < 1:
+            raise ValueError(f"train.{name} = {value}: expected a share from 0 up to, but not, 1")
     if train.batch_size % (jax.device_count() * train.accumulate):
         raise ValueError(
             f"train.batch_size = {train.batch_size} does not divide over {jax.device_count()} "
@@ -93,6 +122,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         distill=tuple(registry.build("distill", d) for d in config.distill),
         task_weight=mix.task_weight,
         kd_weight=mix.kd_weight,
+        label_smoothing=train.label_smoothing or None,
         scope=mix.scope,
     )
     if methods.debias.couples_examples and train.accumulate > 1:
@@ -106,9 +136,10 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
     if "inside" in reads and None in teachers.values():
         raise ValueError("a distiller that reads inside the teacher needs it live, not its table")
     opened = pipeline.open_data(config.data)
+    student = net_of(config.data, config.model)
     program = Program(
-        student=net_of(config.data, config.model),
-        rule=optim.Rule(config.optim.name, train.trainable),
+        student=student,
+        rule=optim.rule_of(config.optim, train.trainable, student.architecture.order()),
         teachers=tuple(sorted(teachers.items())) if reads else (),
         num_attributes=len(opened.dataset.info.attribute_names),
         num_examples=int(opened.source(config.data.split).split.columns["id"].max()) + 1,
@@ -178,6 +209,7 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
 
     Tables that earlier stages have yet to write are assumed to hold what they promise.
     """
+    config = settled(config)
     program, methods = build(config, teachers)
     batch = _batches(config, methods, {})[0]
     rows, classes = len(batch["label"]), program.student.num_classes
@@ -190,8 +222,14 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
     methods.debias.check(spec)
     for distiller in methods.distill:
         distiller.check(spec)
-    shapes = program.student.variable_shapes()["params"]
-    optim.labels({"nets": {"student": shapes}, "debias": {}, "distill": {}}, program.rule.trainable)
+    names = ("student", *methods.debias.extra_nets)
+    params, _ = jax.eval_shape(
+        lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
+        dict.fromkeys(names, program.student.variable_shapes()["params"]),
+    )
+    optim.labels(params, program.rule.trainable)
+    numbers = optim.numbers(config.optim, config.optim.learning_rate)
+    jax.eval_shape(lambda p: optim.factors(p, program.rule, numbers), params)
 
 
 def run(
@@ -204,8 +242,10 @@ def run(
     stopping: Callable[[], bool] = lambda: False,
     guard: Callable[[], None] = lambda: None,
     name: str = "train",
-) -> None:
+) -> int:
     """Trains and leaves `folder/net`; goes on from `folder/checkpoints` where there are any.
+
+    Returns the number of steps: fewer than asked for where `train.patience` ended it.
 
     The net is that of the last step or, with a rule of selection, of the largest value: of equal
     ones that of the largest second value, then the later. `guard` is called before anything is
@@ -213,6 +253,7 @@ def run(
 
     Raises NotFinite (naming the step; the last good checkpoint stays) and Interrupted.
     """
+    config = settled(config)
     train, selects = config.train, config.train.select != "last"
     live = {k: net for k, (net, _) in inputs.teachers.items()}
     tabled = {k: None for k in ("teacher",) if table_of(k) in inputs.tables}
@@ -222,8 +263,9 @@ def run(
     batches = _batches(config, methods, inputs.tables)
     rates = optim.learning_rates(config.optim, train.steps)
     seed = np.uint32(config.seed)
+    numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
     arguments = (
-        *(sharding.put_replicated(a, mesh) for a in (methods, optim.numbers(config.optim, 0.0))),
+        *(sharding.put_replicated(a, mesh) for a in (methods, numbers)),
         *_counts(config, methods),
         sharding.put_batch(batches[0], mesh),
         seed,
@@ -236,15 +278,17 @@ def run(
     # What decides the outcome beside the state; all of it is in each checkpoint.
     best = jax.tree.map(jnp.copy, student_variables(state)) if selects else {}
     reached: list[float] | None = None  # value and second value of the best
+    stale = 0  # validations since the value was last surpassed
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "checkpoints")))
         lines: list[dict] = []
-        if found := checkpoints.restore({"state": state, "best": best}):
+        if found := checkpoints.restore({"state": _written(state), "best": best}):
             (tree, progress) = found
-            state, best = tree["state"], tree["best"]
+            state, best = TrainState(**tree["state"]), tree["best"]
             reached, lines = progress["reached"], progress["lines"]
-        start = int(state.step)
+            stale = progress.get("stale", 0)
+        done = start = int(state.step)
         writer = log.Writer(folder / "metrics.jsonl", lines)
         bar = stack.enter_context(
             log.progress(total=train.steps, initial=start, desc=name, unit="step", leave=False)
@@ -255,7 +299,7 @@ def run(
         pending: list[dict] = []
         for done in range(start + 1, train.steps + 1):
             batch = sharding.put_batch(next(stream), mesh)
-            numbers = optim.numbers(config.optim, rates[done - 1])
+            numbers = numbers.replace(learning_rate=rates[done - 1])
             state, metrics = step(state, methods, numbers, batch, teachers, seed)
             pending.append(metrics)
             bar.update()
@@ -277,29 +321,34 @@ def run(
                 rate = (bar.format_dict["rate"] or 0) * train.batch_size
                 bar.set_postfix(loss=f"{scalars['loss']:.3f}", examples=f"{rate:.0f}/s")
             if validation and (last or (train.eval_every and done % train.eval_every == 0)):
-                variables = student_variables(state)
+                variables = kept_variables(state, numbers)
                 scalars, value = validation.score(variables)
                 chosen = {} if value is None else {"selection": value[0]}
                 writer.write_scalars(done, scalars | chosen)
-                if value is not None and (reached is None or [*value] >= reached):
-                    reached, best = [*value], jax.tree.map(jnp.copy, variables)
+                if value is not None:
+                    stale = 0 if reached is None or value[0] > reached[0] else stale + 1
+                    if reached is None or [*value] >= reached:
+                        reached, best = [*value], jax.tree.map(jnp.copy, variables)
+                    if 0 < train.patience <= stale:
+                        break
             if save or stop:
                 processes.lead(guard)
                 writer.flush()
-                progress = {"reached": reached, "lines": writer.lines}
-                checkpoints.save(done, {"state": state, "best": best}, progress)
+                progress = {"reached": reached, "stale": stale, "lines": writer.lines}
+                checkpoints.save(done, {"state": _written(state), "best": best}, progress)
             if stop:
                 raise processes.Interrupted(
                     f"stopped at step {done} of {train.steps}; {folder} goes on there"
                 )
         processes.lead(guard)
         writer.flush()
-        save_net(folder / "net", best if selects else student_variables(state))
+        save_net(folder / "net", best if selects else kept_variables(state, numbers))
+    return done
 
 
-def student_variables(state: Any) -> dict[str, Any]:
-    """What is kept of a trained state: the student's parameters and statistics."""
-    return {"params": state.params["nets"]["student"], "stats": state.stats["student"]}
+def _written(state: TrainState) -> dict[str, Any]:
+    """A state as checkpoints have it: an average that is not kept is not in them."""
+    return {k: v for k, v in vars(state).items() if k != "average" or v}
 
 
 def _start_from_published(state: Any, net: Net, config: TrainStage) -> Any:

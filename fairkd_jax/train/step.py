@@ -47,6 +47,7 @@ class Methods:
     distill: tuple[Distiller, ...]
     task_weight: Array = 1.0
     kd_weight: Array = 1.0
+    label_smoothing: Array = None  # None: the task loss is of the label alone
     scope: str = struct.field(pytree_node=False, default="total")
 
 
@@ -110,6 +111,19 @@ def make_spec(
     )
 
 
+def init_params(
+    methods: Methods, spec: Spec, nets: dict[str, Any], seed: Array
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(all that trains: the nets' parameters and the methods' own, memory of the debiasing)."""
+    debias_key, distill_key = jax.random.split(_stream(seed, INIT), 2)
+    own, memory = methods.debias.init(spec, debias_key)
+    distill = {
+        str(i): d.init(spec, jax.random.fold_in(distill_key, i))
+        for i, d in enumerate(methods.distill)
+    }
+    return {"nets": nets, "debias": own, "distill": distill}, memory
+
+
 def init_state(
     program: Program,
     methods: Methods,
@@ -122,23 +136,55 @@ def init_state(
 ) -> TrainState:
     """A fresh state around the variables of the trained nets. `batch` gives shapes only."""
     spec = make_spec(program, methods, group_counts, label_counts, batch)
-    debias_key, distill_key = jax.random.split(_stream(seed, INIT), 2)
-    own, memory = methods.debias.init(spec, debias_key)
-    params = {
-        "nets": {name: v["params"] for name, v in nets.items()},
-        "debias": own,
-        "distill": {
-            str(i): d.init(spec, jax.random.fold_in(distill_key, i))
-            for i, d in enumerate(methods.distill)
-        },
-    }
-    return TrainState(
+    params, memory = init_params(methods, spec, {k: v["params"] for k, v in nets.items()}, seed)
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         stats={name: v["stats"] for name, v in nets.items()},
         opt=optim.optimizer(program.rule, numbers).init(params),
         memory=memory,
     )
+    if numbers.ema is None:
+        return state
+    return state.replace(average=optax.ema(numbers.ema).init(student_variables(state)))
+
+
+def student_variables(state: TrainState) -> dict[str, Any]:
+    """The student's parameters and statistics."""
+    return {"params": state.params["nets"]["student"], "stats": state.stats["student"]}
+
+
+def kept_variables(state: TrainState, numbers: optim.Numbers) -> dict[str, Any]:
+    """What is kept of a trained state: the student's variables, or their average over steps.
+
+    The average is `sum_s d^(t - s) x_s / sum_s d^(t - s)` over the steps s = 1 ... t: what the net
+    started from is no part of it.
+    """
+    if numbers.ema is None or not int(state.step):
+        return student_variables(state)
+    average = state.average
+    return jax.jit(optax.tree.bias_correction)(average.ema, numbers.ema, average.count)
+
+
+def task_losses(methods: Methods, outputs: dict, batch: Batch, own: dict) -> tuple[Array, Array]:
+    """The debiasing method's task loss, float32 [B], and with smoothed labels (arXiv 1512.00567).
+
+    With e = `label_smoothing` and C labels the targets are 1 - e at the label and e / C at each.
+    Cross-entropy is linear in them, so what is added is e times the mean of the loss over all
+    labels, whatever else the method has in it.
+    """
+    task, share = methods.debias.task(outputs, batch, own), methods.label_smoothing
+    if share is None:
+        return task, task
+    names = [k for k in ("label", "partner_label") if k in batch]
+
+    def with_label(label: Array) -> Array:
+        return methods.debias.task(
+            outputs, batch | {k: jnp.full_like(batch[k], label) for k in names}, own
+        )
+
+    labels = jnp.arange(outputs["student"].logits.shape[1])
+    return task, (1 - share) * task + share * jnp.mean(jax.vmap(with_label)(labels), axis=0)
 
 
 def _loss(
@@ -168,7 +214,7 @@ def _loss(
     answers = _teacher_outputs(program, methods, teachers, batch, edits)
 
     real, student = batch["real"], outputs["student"]
-    task = methods.debias.task(outputs, batch, params["debias"])
+    plain, task = task_losses(methods, outputs, batch, params["debias"])
     distill, penalty, metrics = jnp.zeros_like(task), jnp.zeros((), task.dtype), {}
     for i, distiller in enumerate(methods.distill):
         kd = distiller(student, answers, batch, params["distill"][str(i)])
@@ -178,7 +224,7 @@ def _loss(
     inside = 1.0 if methods.scope == "total" else 0.0
     total = methods.task_weight * task + inside * methods.kd_weight * distill
     loss, memory, own = methods.debias(
-        Terms(task=task, distill=distill, total=total),
+        Terms(task=plain, distill=distill, total=total),
         outputs,
         batch,
         params["debias"],
@@ -244,9 +290,11 @@ def train_step(
     if program.deterministic:
         stats = state.stats
     metrics["gradient_norm"] = norm  # before clipping
-    return TrainState(
-        step=state.step + 1, params=params, stats=stats, opt=opt, memory=memory
-    ), metrics
+    after = state.replace(step=state.step + 1, params=params, stats=stats, opt=opt, memory=memory)
+    if numbers.ema is not None:
+        average = optax.ema(numbers.ema).update(student_variables(after), state.average)[1]
+        after = after.replace(average=average)
+    return after, metrics
 
 
 @functools.cache

@@ -121,6 +121,9 @@ def test_selection_rules():
     assert fairness.selection_value("val_average", got) == got["acc_avg"]
     assert fairness.selection_value("val_worst_group", got) == got["worst_group_accuracy"]
     assert fairness.selection_value("val_worst_class", got) == got["worst_class_accuracy"]
+    assert fairness.selection_value("macro_f1", got) == got["macro_f1"]
+    assert fairness.selection_value("brier_score", got) == -got["brier_score"]
+    assert fairness.selection_value("gap_aligned", got) == -abs(got["gap_aligned"])
     for rule in ("last", "val_avarage"):
         with pytest.raises(UnknownName, match=rule):
             fairness.selection_value(rule, got)

@@ -74,6 +74,23 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate(rate, shape):
     assert Tape(key=jax.random.key(1)).drop(x, rate) is x
 
 
+@pytest.mark.parametrize("rate", [0.25, 1.0])
+def test_stochastic_depth_drops_examples_whole_and_keeps_the_mean(rate):
+    tape, x = Tape(train=True, key=jax.random.key(1)), jnp.ones((4000, 2, 3))
+    first, second = (np.asarray(tape.drop(x, 0.0, rate)).reshape(4000, -1) for _ in range(2))
+    assert (first == first[:, :1]).all()
+    dropped = [y[:, 0] == 0 for y in (first, second)]
+    error = 4 * (rate * (1 - rate) / 4000) ** 0.5
+    assert all(abs(d.mean() - rate) <= error for d in dropped)
+    assert abs((dropped[0] & dropped[1]).mean() - rate**2) <= error  # each call draws anew
+    if rate < 1:
+        np.testing.assert_allclose(first[~dropped[0]], 1 / (1 - rate), rtol=1e-6)
+    assert Tape(key=jax.random.key(1)).drop_path(x, rate) is x
+    assert np.isfinite(jax.grad(lambda x: jnp.sum(tape.drop_path(x, rate)))(x)).all()
+    with pytest.raises(ValueError, match="key="):
+        Tape(train=True).drop_path(x, rate)
+
+
 def test_probabilities_may_be_edited():
     x = jax.random.normal(jax.random.key(0), (1, 3, 1, 2))
     mask = jnp.ones((1, 1, 1, 3), bool)

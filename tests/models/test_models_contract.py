@@ -1,5 +1,6 @@
 """Every family in models/ keeps the contract; and what a Net does whatever its family."""
 
+import functools
 import re
 
 import jax
@@ -9,9 +10,10 @@ from flax import nnx
 
 from fairkd_jax import registry
 from fairkd_jax.models.net import Architecture, Net, make_net
+from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.testing.models import *  # noqa: F403
-from fairkd_jax.testing.models import FACTS, C
+from fairkd_jax.testing.models import FACTS, C, make_batch
 from fairkd_jax.types import Outputs
 
 VOCABULARY = (  # see tape.py; a family of its own adds prefixes
@@ -57,6 +59,48 @@ class _Hidden(Architecture):
 
     def module(self, num_classes, rngs):
         return _Counts(rngs)
+
+
+def tiny(family, **options):
+    return make_net({"name": family, "preset": "tiny"} | options, C, FACTS)
+
+
+DEEP = {  # by family: rates of stochastic depth in the order of the pass, of 0.8 at the last block
+    "bert": [0.4, 0.4, 0.8, 0.8],
+    "vit": [0.4, 0.4, 0.8, 0.8],
+    "resnet": [0.4, 0.8],
+    "t5": [0.4, 0.4, 0.8, 0.8, 0.8, 0.8, 0.8],  # of each stack by itself; the decoder has one block
+}
+
+
+@pytest.mark.parametrize("family", DEEP)
+def test_stochastic_depth_is_linear_by_depth_and_of_training_alone(family, monkeypatch):
+    still = {"dropout": 0.0, "attention_dropout": 0.0} if family != "resnet" else {}
+    usual, batch, key = tiny(family, **still), make_batch(), jax.random.key(2)
+    variables = jax.jit(usual.init)(jax.random.key(0))
+    nets = [usual, *(tiny(family, **still, drop_path=0.8, remat=r) for r in (False, True))]
+
+    def logits(net, train):
+        apply = functools.partial(net.apply, train=train, key=key)
+        return jax.jit(apply)(variables, batch)[0].logits
+
+    np.testing.assert_array_equal(logits(nets[0], False), logits(nets[1], False))
+    assert np.abs(logits(nets[0], True) - logits(nets[1], True)).max() > 1e-6
+    np.testing.assert_allclose(logits(nets[1], True), logits(nets[2], True), rtol=1e-5, atol=1e-6)
+
+    rates, original = [], Tape.drop_path
+    monkeypatch.setattr(Tape, "drop_path", lambda s, x, r: (rates.append(r), original(s, x, r))[1])
+    jax.eval_shape(lambda: nets[1].apply(variables, batch, train=True, key=key))
+    np.testing.assert_allclose([r for r in rates if r], DEEP[family])
+    draws = []
+    monkeypatch.setattr(Tape, "_draw", lambda *_: draws.append(1))
+    jax.eval_shape(lambda: usual.apply(variables, batch, train=True, key=key))
+    assert not draws
+
+
+def test_a_rate_is_a_share():
+    with pytest.raises(ValueError, match=r"drop_path = 1\.5 of model 'vit'.*from 0 to 1"):
+        tiny("vit", drop_path=1.5)
 
 
 def test_hidden_state_in_a_module_fails():

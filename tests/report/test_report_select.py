@@ -35,6 +35,16 @@ def test_rules(rule, step):
     assert select(HISTORY, rule).step == step
 
 
+def test_a_metric_selects_by_its_better_side():
+    steps = (10, -0.3, 0.5), (20, 0.1, 0.9), (30, 0.6, 0.2)
+    history = [{"step": s, "val/gap_aligned": gap, "val/loss": loss} for s, gap, loss in steps]
+    assert select(history, "gap_aligned").step == 20  # the nearest to 0
+    assert select(history, "loss").step == 30
+    assert select(HISTORY, "worst_group_accuracy") == select(HISTORY, "val_worst_group")
+    with pytest.raises(UnknownName, match=r"'wrost_group_accuracy'.*'worst_group_accuracy'"):
+        select(HISTORY, "wrost_group_accuracy")
+
+
 def test_every_rule_of_the_config_is_known():
     assert all(isinstance(select(HISTORY, rule).step, int) for rule in SELECTION_RULES)
 

@@ -7,9 +7,9 @@ import pytest
 import synthetic_study
 
 from fairkd_jax.data.dataset import Info
-from fairkd_jax.evaluation import fairness
+from fairkd_jax.evaluation import fairness, metrics
 from fairkd_jax.evaluation.sums import Sums
-from fairkd_jax.report import figures, headline, metrics, records
+from fairkd_jax.report import figures, headline, records
 from fairkd_jax.report import html as page
 
 pytestmark = pytest.mark.quick

@@ -23,6 +23,9 @@ from fairkd_jax.study import plan
 pytestmark = pytest.mark.quick
 
 
+EXAMPLES = 1078  # of coloured digits to train on
+
+
 def study(**changes):
     return Study(**({"seeds": 2, "axes": {"debias": ({"name": "erm"}, {"name": "jtt"})}} | changes))
 
@@ -124,6 +127,16 @@ def test_wrong_configs_name_the_place_and_the_choices(wrong, message):
 def test_an_override_of_a_key_that_is_not_there_is_refused():
     with pytest.raises(UnknownName, match=r"'learning_rat'.*'learning_rate'"):
         update(Experiment(), {"student.optim.learning_rat": 1.0})
+
+
+def test_epochs_are_the_steps_that_they_stand_for():
+    data = {"data.set": {"name": "colored_digits", "image_size": 8}, "student.train.batch_size": 32}
+    runs = []
+    for train in ({"student.train.epochs": 2}, {"student.train.steps": -(-2 * EXAMPLES // 32)}):
+        full = study(experiment=update(Experiment(), data | train), seeds=1)
+        runs.append([run.net.identity for run in plan.runs(full)])
+        assert plan.smoke(full).experiment.student.train.epochs == 0
+    assert runs[0] == runs[1]
 
 
 def test_smoke_keeps_every_stage_kind():

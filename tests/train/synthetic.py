@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fairkd_jax.config import Optim
 from fairkd_jax.models.net import make_net
-from fairkd_jax.train.optim import Numbers, Rule
+from fairkd_jax.train import optim
+from fairkd_jax.train.optim import Numbers
 from fairkd_jax.train.step import Methods, Program
 
 FACTS = {
@@ -66,14 +68,13 @@ LABEL_COUNTS = np.array([33.0, 31.0], np.float32)
 
 def numbers(learning_rate: float = 1e-2) -> Numbers:
     """AdamW's usual."""
-    values = (learning_rate, 0.01, 1.0, 0.9, 0.999, 1e-8)
-    return Numbers(*map(np.float32, values))
+    return optim.numbers(Optim(weight_decay=0.01), learning_rate)
 
 
 def program(student, teachers=(), **options) -> Program:
     """A program for the sizes above."""
     return Program(
-        student, Rule("adamw", ".*"), teachers, ATTRIBUTES, num_examples=EXAMPLES, **options
+        student, optim.rule_of(Optim()), teachers, ATTRIBUTES, num_examples=EXAMPLES, **options
     )
 
 

@@ -1,6 +1,7 @@
 """The loop: stopped anywhere it goes on exactly, and what cannot work fails before it trains."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -130,6 +131,64 @@ def test_the_best_validation_is_kept_and_survives_a_stop(tmp_path):
     assert_equal(finished(tmp_path / "a"), finished(tmp_path / "b"))
 
 
+def test_the_average_of_parameters_is_scored_and_kept_and_survives_a_stop(tmp_path):
+    path, seen = [], []
+
+    def watch(to):
+        return loop.Validation(lambda v: (to.append(jax.device_get(v)), ({"val/x": 0.0}, None))[1])
+
+    loop.run(config(eval_every=1), tmp_path / "plain", MESH, validation=watch(path))
+    loop.run(config(eval_every=1, ema=0.7), tmp_path / "a", MESH, validation=watch(seen))
+    weights = 0.7 ** np.arange(len(path))[::-1]
+    by_hand = jax.tree.map(
+        lambda *x: np.tensordot(weights / weights.sum(), np.float64(x), 1), *path
+    )
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(assert_close, seen[-1], by_hand)
+    assert_equal(finished(tmp_path / "a"), seen[-1])
+    jax.tree.map(assert_close, seen[0], path[0])
+
+    with pytest.raises(processes.Interrupted):
+        loop.run(config(ema=0.7), tmp_path / "b", MESH, stopping=StopAt(3))
+    loop.run(config(ema=0.7), tmp_path / "b", MESH)
+    assert_equal(finished(tmp_path / "a"), finished(tmp_path / "b"))
+
+
+def test_patience_ends_a_run_also_one_that_was_stopped(tmp_path):
+    values = [0.1, 0.7, 0.7, 0.3, 0.9, 0.9]  # equal is not better, though the later one is kept
+    options = {"select": "val_worst_group", "eval_every": 1, "patience": 2}
+    calls = []
+
+    def score(variables):
+        calls.append(jax.device_get(variables))
+        return {"val/x": 0.0}, (values[len(calls) - 1], 0.5)
+
+    watch = loop.Validation(score)
+    assert loop.run(config(**options), tmp_path / "a", MESH, validation=watch) == 4
+    assert_equal(finished(tmp_path / "a"), calls[2])
+    for steps in (1, 3):
+        calls.clear()
+        folder, stop = tmp_path / f"{steps}", StopAt(steps)
+        with pytest.raises(processes.Interrupted):
+            loop.run(config(**options), folder, MESH, validation=watch, stopping=stop)
+        assert loop.run(config(**options), folder, MESH, validation=watch) == 4
+        assert_equal(finished(tmp_path / "a"), finished(folder))
+
+
+@pytest.mark.parametrize(
+    "sampler, epochs, steps",
+    [("natural", 2, None), ("natural", 0.01, 1), ("subsampled_groups", 1.5, None)],
+)
+def test_epochs_are_steps_by_what_is_drawn(sampler, epochs, steps):
+    data = dataclasses.replace(DIGITS, sampler=sampler)
+    given = dataclasses.replace(config(steps=Train().steps, epochs=epochs), data=data)
+    split = pipeline.open_data(data).train
+    examples = len(split) if sampler == "natural" else min(split.counts()) * split.counts().size
+    found = loop.settled(given).train
+    assert found.steps == (steps or -(-epochs * examples // 16)) and found.epochs == 0
+    assert loop.settled(config()) == config()
+
+
 def test_layers_that_are_frozen_do_not_move(tmp_path):
     only_head = config(trainable="nets/student/head/.*", deterministic=True)
     frozen = dataclasses.replace(only_head, debias={"name": "erm"})
@@ -152,12 +211,19 @@ def test_layers_that_are_frozen_do_not_move(tmp_path):
         ({"data": Data(set={"name": "colored_digit"})}, "'colored_digit'.*'colored_digits'"),
         ({"data": dataclasses.replace(DIGITS, sampler="balanced")}, "sampler 'balanced'"),
         ({"data": dataclasses.replace(DIGITS, split="tset")}, "split.*'tset'.*'test'"),
-        ({"optim": Optim(name="adam")}, "optim.name 'adam'.*adamw, sgd"),
+        ({"optim": Optim(name="adm")}, "optim.name 'adm'.*'adam'.*adamw.*sgd"),
         ({"optim": Optim(schedule="step")}, "optim.schedule 'step'"),
         ({"train": Train(steps=-1)}, "steps"),
         ({"train": Train(steps=0, select="val_average")}, "steps = 0"),
         ({"train": Train(trainable="nets/student/haed/.*")}, "'nets/student/haed.*matches none"),
+        ({"optim": Optim(rates={"nets/student/haed/.*": 2.0})}, "'nets/student/haed.*matches none"),
         ({"train": Train(accumulate=2)}, "couples"),
+        ({"train": Train(steps=7, epochs=2)}, "epochs = 2 and train.steps = 7: one says how long"),
+        ({"train": Train(epochs=-1)}, "epochs = -1"),
+        ({"train": Train(patience=2, eval_every=1)}, "patience = 2.*'last'"),
+        ({"train": Train(patience=2, select="loss")}, "patience = 2.*eval_every = 0"),
+        ({"train": Train(label_smoothing=-0.1)}, "train.label_smoothing = -0.1"),
+        ({"train": Train(ema=1.0)}, "train.ema = 1.0"),
         (
             {
                 "data": Data(set={"name": "colored_digits", "correlation": 1.0}),
@@ -171,6 +237,13 @@ def test_what_cannot_work_fails_before_training(changes, message):
     wrong = dataclasses.replace(config(), **changes)
     with pytest.raises(ValueError, match=message):
         loop.check(wrong, {})
+
+
+def test_rates_reach_every_net_and_the_methods_own_parameters():
+    rates = {"nets/biased/.*": 0.5, "nets/student/head/.*": 2.0}
+    loop.check(dataclasses.replace(config(), optim=Optim(rates=rates, layer_decay=0.9)), {})
+    dann = dataclasses.replace(config(), debias={"name": "dann"})
+    loop.check(dataclasses.replace(dann, optim=Optim(rates={"debias/.*": 0.1})), {})
 
 
 def test_an_empty_error_set_fails_before_training(tmp_path):

@@ -10,7 +10,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from fairkd_jax.report.statistics import ANYTHING, Limits
+Limits = tuple[float, float]
+ANYTHING: Limits = (-math.inf, math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,12 @@ UNDECLARED = Kind(ANYTHING, 0)  # no verdict is made of a number whose better si
 def kind(metric: str) -> Kind:
     """How to read a metric; `UNDECLARED` for one that `KINDS` does not hold."""
     return KINDS.get(metric.partition("/")[0], UNDECLARED)
+
+
+def merit(metric: str, value: float) -> float:
+    """What is largest where the metric is best; 0 where it is not known which way is better."""
+    this = kind(metric)
+    return this.better * (abs(value) if this.signed else value)
 
 
 def compared(metric: str, values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
