@@ -124,6 +124,14 @@ def test_wrong_configs_name_the_place_and_the_choices(wrong, message):
         parse(Study, wrong)
 
 
+def test_a_number_that_is_left_to_the_optimizer_may_be_set_by_a_flag():
+    config = as_config_dict(Experiment())
+    assert config.student.optim.get_type("b1") is float  # flags set only what has a type
+    config.student.optim.b1 = 0.8
+    assert parse(Experiment, config).student.optim == Optim(b1=0.8)
+    assert parse(Experiment, config).teacher.optim == Optim()
+
+
 def test_an_override_of_a_key_that_is_not_there_is_refused():
     with pytest.raises(UnknownName, match=r"'learning_rat'.*'learning_rate'"):
         update(Experiment(), {"student.optim.learning_rat": 1.0})
