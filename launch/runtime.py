@@ -134,7 +134,12 @@ def _say(text: str) -> None:
 
 
 def folder(path: str | None) -> Path:
-    """The folder of `--workdir`; a clear end if the flag is missing."""
+    """The folder of `--workdir`; a clear end if the flag is missing, or names what cannot be."""
     if not path:
         raise flags.IllegalFlagValueError("--workdir=FOLDER is needed: everything is written there")
+    if path.startswith("s3://"):
+        raise flags.IllegalFlagValueError(
+            f"--workdir={path}: Orbax, which writes the nets, knows folders and gs:// alone. Mount "
+            "the bucket, and name the folder"
+        )
     return files.whole(buckets.path(path))

@@ -46,7 +46,7 @@ def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def study(workdir: pathlib.Path, *flags: str, **environment: str) -> subprocess.Popen:
+def study(workdir: pathlib.Path | str, *flags: str, **environment: str) -> subprocess.Popen:
     return begin("study", f"--config={TINY}", f"--workdir={workdir}", *flags, **environment)
 
 
@@ -175,6 +175,11 @@ def test_what_is_wrong_ends_at_once_with_the_choices(tmp_path, flag, message):
     assert process.returncode and message in out + err, (out + err)[-3000:]
     assert not list(tmp_path.glob("stages/*"))
     assert time.perf_counter() - start < 60  # 10 s on an idle machine
+
+
+def test_a_work_folder_that_orbax_cannot_write_is_refused_at_once():
+    out, err = study("s3://bucket/w").communicate(timeout=60)
+    assert "Orbax, which writes the nets, knows folders and gs:// alone" in out + err
 
 
 def test_a_smoke_run_on_eight_fake_devices_reaches_its_report(tmp_path):
