@@ -26,6 +26,7 @@ from fairkd_jax.study import plan, reads, stage, stored
 from fairkd_jax.study.check import check
 from fairkd_jax.study.claim import claimed
 from fairkd_jax.train import log, loop
+from fairkd_jax.train.trackers import check as check_trackers
 from fairkd_jax.types import Path
 
 DEAF = 20.0  # seconds after which a signal that Python could not handle ends the process
@@ -55,20 +56,33 @@ def table_of_stages(planned: list[plan.Run], workdir: Path) -> str:
     return f"{table.to_string(index=False)}\n{len(planned)} runs, {len(frame)} stages: {total}"
 
 
-def run(study: Study, workdir: Path, mesh: Mesh, given: Mapping[str, Any] | None = None) -> Path:
+def run(
+    study: Study,
+    workdir: Path,
+    mesh: Mesh,
+    given: Mapping[str, Any] | None = None,
+    trackers: tuple[str, ...] = (),
+) -> Path:
     """All stages of a study that are not done yet, with a bar over them; then `study.json`.
 
-    `given` as in `check`. Returns the study's own folder.
+    `given` as in `check`, `trackers` by name as in trackers.py. Returns the study's own folder.
     """
     start = time.perf_counter()
+    check_trackers(trackers)
     planned = check(study, given)
     write_study(study, planned, workdir, seconds=None)
-    run_stages(planned, workdir, mesh, study.name)
+    run_stages(planned, workdir, mesh, study.name, trackers)
     seconds = round(time.perf_counter() - start, 1)
     return write_study(study, planned, workdir, seconds=seconds)
 
 
-def run_stages(planned: list[plan.Run], workdir: Path, mesh: Mesh, name: str) -> None:
+def run_stages(
+    planned: list[plan.Run],
+    workdir: Path,
+    mesh: Mesh,
+    name: str,
+    trackers: tuple[str, ...] = (),
+) -> None:
     """The stages of some runs, in order, unless they are done.
 
     Raises `processes.Interrupted` where SIGTERM asked to stop, `reads.Changed` where a file that
@@ -79,7 +93,7 @@ def run_stages(planned: list[plan.Run], workdir: Path, mesh: Mesh, name: str) ->
         stop_on_sigterm() as stopping,
         log.progress(total=len(ordered), desc=name, unit="stage") as bar,
     ):
-        place = stage.Place(workdir, mesh, stopping, reads.watch(ordered))
+        place = stage.Place(workdir, mesh, stopping, reads.watch(ordered), trackers)
         for one in ordered:
             if processes.agree(stopping):
                 raise processes.Interrupted(f"stopped before stage {one.identity}")

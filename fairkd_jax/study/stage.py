@@ -16,7 +16,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fairkd_jax import files, processes, sharding
-from fairkd_jax.config import Stage
+from fairkd_jax.config import Stage, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.evaluation import fairness
@@ -28,7 +28,7 @@ from fairkd_jax.representation.compare import compare_nets
 from fairkd_jax.study import reads, stored
 from fairkd_jax.study.claim import Claim, claimed
 from fairkd_jax.study.reads import data_of
-from fairkd_jax.train import checkpoint, loop
+from fairkd_jax.train import checkpoint, loop, trackers
 from fairkd_jax.train.step import fresh_net
 from fairkd_jax.types import Batch, Path
 
@@ -45,6 +45,7 @@ class Place:
     mesh: Mesh
     stopping: Callable[[], bool] = lambda: False
     watch: Callable[[], None] = lambda: None  # raises where a file that is read has changed
+    trackers: tuple[str, ...] = ()  # names of those that are told what training logs
     nets: dict[str, tuple[Net, Any]] = dataclasses.field(default_factory=dict)
 
     def folder(self, stage: Stage) -> Path:
@@ -150,6 +151,9 @@ def _train(stage: Stage, place: Place, guard: Guard) -> int:
         validation=loop.Validation(lambda v: _validate(stage, place, v)) if watch else None,
         stopping=place.stopping,
         guard=guard,
+        trackers=lambda: trackers.started(
+            place.trackers, place.workdir, stage.identity, as_dict(stage.config)
+        ),
         name=f"{stage.config.debias['name']} {stage.identity[:6]}",
     )
     _write_inputs(loop.net_of(stage.config.data, stage.config.model), folder)

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,7 @@ from fairkd_jax.train.step import (
     student_variables,
     table_of,
 )
+from fairkd_jax.train.trackers import Tracker
 from fairkd_jax.types import Path, TrainState
 
 SCOPES = ("total", "task")
@@ -241,6 +242,7 @@ def run(
     validation: Validation | None = None,
     stopping: Callable[[], bool] = lambda: False,
     guard: Callable[[], None] = lambda: None,
+    trackers: Callable[[], Sequence[Tracker]] = tuple,
     name: str = "train",
 ) -> int:
     """Trains and leaves `folder/net`; goes on from `folder/checkpoints` where there are any.
@@ -249,7 +251,8 @@ def run(
 
     The net is that of the last step or, with a rule of selection, of the largest value: of equal
     ones that of the largest second value, then the later. `guard` is called before anything is
-    written, in process 0, and raises where that is no longer right.
+    written, in process 0, and raises where that is no longer right. `trackers` starts those that
+    are told what is logged, in process 0.
 
     Raises NotFinite (naming the step; the last good checkpoint stays) and Interrupted.
     """
@@ -279,6 +282,7 @@ def run(
     best = jax.tree.map(jnp.copy, student_variables(state)) if selects else {}
     reached: list[float] | None = None  # value and second value of the best
     stale = 0  # validations since the value was last surpassed
+    means = log.Means()  # of the scalars since the last line of the log
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "checkpoints")))
@@ -287,9 +291,12 @@ def run(
             (tree, progress) = found
             state, best = TrainState(**tree["state"]), tree["best"]
             reached, lines = progress["reached"], progress["lines"]
-            stale = progress.get("stale", 0)
+            stale, means = progress.get("stale", 0), log.Means(**progress.get("means", {}))
         done = start = int(state.step)
-        writer = log.Writer(folder / "metrics.jsonl", lines)
+        told = trackers() if jax.process_index() == 0 else ()
+        for tracker in told:
+            stack.callback(tracker.close)
+        writer = log.Writer(folder / "metrics.jsonl", lines, told)
         bar = stack.enter_context(
             log.progress(total=train.steps, initial=start, desc=name, unit="step", leave=False)
         )
@@ -311,12 +318,13 @@ def run(
             logs = done % train.log_every == 0 or last
             if logs or save or stop:
                 try:
-                    scalars = _check_finite(pending, done, folder)
+                    _add_finite(means, pending, done, folder)
                 except NotFinite:
                     writer.flush()  # how it came to that
                     raise
                 pending = []
             if logs:
+                scalars = means.take()
                 writer.write_scalars(done, {f"train/{k}": v for k, v in scalars.items()})
                 rate = (bar.format_dict["rate"] or 0) * train.batch_size
                 bar.set_postfix(loss=f"{scalars['loss']:.3f}", examples=f"{rate:.0f}/s")
@@ -335,6 +343,7 @@ def run(
                 processes.lead(guard)
                 writer.flush()
                 progress = {"reached": reached, "stale": stale, "lines": writer.lines}
+                progress["means"] = vars(means)
                 checkpoints.save(done, {"state": _written(state), "best": best}, progress)
             if stop:
                 raise processes.Interrupted(
@@ -376,8 +385,8 @@ def _start_from(state: Any, variables: Any, name: str = "student") -> Any:
     return state.replace(params=params, stats=state.stats | {name: variables["stats"]})
 
 
-def _check_finite(pending: list[dict], done: int, folder: Path) -> dict[str, float]:
-    """The newest scalars; NotFinite with the first step since the last check that went wrong."""
+def _add_finite(means: log.Means, pending: list[dict], done: int, folder: Path) -> None:
+    """Adds the scalars of steps; NotFinite with the first of them that went wrong."""
     fetched = jax.device_get(pending)
     for back, scalars in zip(range(len(fetched) - 1, -1, -1), fetched):
         bad = [k for k in ("loss", "gradient_norm") if not np.isfinite(scalars[k])]
@@ -386,4 +395,4 @@ def _check_finite(pending: list[dict], done: int, folder: Path) -> dict[str, flo
                 f"{bad[0]} is {scalars[bad[0]]} at step {done - back} ({folder}); lower "
                 "optim.learning_rate or set optim.clip_norm. The last good checkpoint is kept"
             )
-    return {k: float(v) for k, v in fetched[-1].items()}
+        means.add(scalars)

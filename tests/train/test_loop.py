@@ -13,7 +13,8 @@ from fairkd_jax.config import Data, Mix, Optim, Train, TrainStage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.train import checkpoint, log, loop, optim
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.train import checkpoint, log, loop, optim, trackers
 from fairkd_jax.train.step import net_key
 
 pytestmark = pytest.mark.quick
@@ -64,6 +65,59 @@ def test_a_stopped_run_goes_on_bit_for_bit(unbroken, tmp_path, steps):
     loop.run(config(), tmp_path, MESH)
     assert_equal(finished(tmp_path), unbroken[0])
     assert log.read(tmp_path / "metrics.jsonl") == unbroken[1]
+
+
+def test_the_log_has_means_over_its_window_which_trackers_are_told(tmp_path):
+    class Memory:
+        def __init__(self):
+            self.lines, self.open = [], True
+
+        def write_scalars(self, step, scalars):
+            self.lines.append({"step": step, **scalars})
+
+        def close(self):
+            self.open = False
+
+    memory = Memory()
+    every, third = (config(log_every=n) for n in (1, 3))
+    loop.run(every, tmp_path / "every", MESH)
+    with pytest.raises(processes.Interrupted):
+        loop.run(third, tmp_path / "third", MESH, stopping=StopAt(2))
+    loop.run(third, tmp_path / "third", MESH, trackers=lambda: [memory])
+    each, means = (log.read(tmp_path / n / "metrics.jsonl") for n in ("every", "third"))
+    assert [line["step"] for line in means] == [3, 6]
+    for i, line in enumerate(means):
+        for name in line.keys() - {"step"}:
+            want = np.mean([one[name] for one in each[3 * i : 3 * i + 3]])
+            np.testing.assert_allclose(line[name], want, rtol=1e-12, err_msg=name)
+    assert memory.lines == means and not memory.open
+
+
+def test_tensorboard_is_told_what_is_logged(tmp_path):
+    pytest.importorskip("tensorboardX", reason="pip install '.[tensorboard]'")
+    [tracker] = trackers.started(["tensorboard"], tmp_path, "stage", {"a": 1})
+    tracker.write_scalars(5, {"train/loss": 0.25})
+    tracker.close()
+    [file] = (tmp_path / "tensorboard" / "stage").iterdir()
+    assert b"train/loss" in file.read_bytes()
+
+
+def test_wandb_works_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="pip install '.[wandb]'")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    [tracker] = trackers.started(["wandb"], tmp_path, "stage", {"a": 1})
+    tracker.write_scalars(5, {"train/loss": 0.25})
+    tracker.close()
+    assert list((tmp_path / "wandb").glob("offline-run-*-stage/*.wandb"))
+
+
+def test_a_tracker_that_is_not_there_is_named(monkeypatch):
+    with pytest.raises(UnknownName, match=r"tracker 'tensorbord'.*'tensorboard'"):
+        trackers.check(["tensorbord"])
+    monkeypatch.setattr(trackers.WandB, "package", "no_such_package")
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fairkd_jax\[wandb\]'"):
+        trackers.check(["wandb"])
 
 
 def test_a_run_restored_on_eight_devices_ends_where_one_device_ends(unbroken, tmp_path):
