@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -160,7 +161,7 @@ def _write_study(
         path,
         {
             "study": study.name,
-            "command": " ".join(["python", *sys.argv]),
+            "command": shlex.join([*["python"][: sys.argv[0].endswith(".py")], *sys.argv]),
             "versions": {"python": platform.python_version()}
             | {p: importlib.metadata.version(p) for p in PACKAGES},
             "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}",
