@@ -1,10 +1,11 @@
 """Compares two trained nets inside: CKA of their layers on aligned and on conflicting examples.
 
-    fairkd-compare --workdir=runs/quickstart --first=3f2a... --second=91bc...
+    fairkd-compare --workdir=runs/quickstart --first=3f2a91 --second=91bc05
     fairkd-compare ... --first_taps='block\\d\\d/out' --second_taps='stage.*/out'
 
-`--first` and `--second` are train stages of the folder: their identities stand in `study.json` and
-in the records of the report. Debiased CKA; beside it the same with shuffled rows, the null.
+`--first` and `--second` are the stages that trained the nets, or scored them, by their first
+digits: they stand behind the name of a run and in the records of the report. Debiased CKA; beside
+it the same with shuffled rows, the null.
 """
 
 import json
@@ -15,8 +16,10 @@ from fairkd_jax.config import Compare, CompareStage, Stage
 from fairkd_jax.launch import folders, runtime
 from fairkd_jax.study import reads, stage, stored
 
-FIRST = flags.DEFINE_string("first", None, "Identity of a train stage.", required=True)
-SECOND = flags.DEFINE_string("second", None, "Identity of a train stage.", required=True)
+FIRST = flags.DEFINE_string("first", None, "First digits of the first net's stage.", required=True)
+SECOND = flags.DEFINE_string(
+    "second", None, "First digits of the second net's stage.", required=True
+)
 FIRST_TAPS = flags.DEFINE_string("first_taps", ".*/out", "Which of the first's layers (regex).")
 SECOND_TAPS = flags.DEFINE_string("second_taps", ".*/out", "Which of the second's layers (regex).")
 SPLIT = flags.DEFINE_string("split", "test", "Whose examples.")
@@ -33,8 +36,8 @@ def main(argv: list[str]) -> None:
     mesh = runtime.start(workdir)
     compare = Compare(SPLIT.value, FIRST_TAPS.value, SECOND_TAPS.value, EXAMPLES.value)
     nets = {
-        "first": stored.read(workdir, FIRST.value),
-        "second": stored.read(workdir, SECOND.value),
+        "first": stored.read_net(workdir, FIRST.value),
+        "second": stored.read_net(workdir, SECOND.value),
     }
     one = reads.sealed_alone(Stage("compare", CompareStage(compare), nets))
     place = stage.Place(workdir, mesh)

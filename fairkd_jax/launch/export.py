@@ -1,26 +1,29 @@
 """Writes the net of a finished train stage as published weights, for transformers and others.
 
-    fairkd-export --workdir=runs/quickstart --stage=3f2a... --folder=exported/student
+    fairkd-export --workdir=runs/quickstart_nli --stage=3f2a91 --folder=exported/student
     python -c "from transformers import AutoModelForSequenceClassification as Model; \\
                print(Model.from_pretrained('exported/student').config.id2label)"
 
-`--stage` is the identity of a train stage: it stands in `study.json` and in the records of the
-report. The folder then holds model.safetensors, config.json with the names of the labels, and for
-nets of text their tokenizer. Another study starts from it by `model.pretrained = FOLDER`, with the
-tokenizer by `data.views.NAME.tokenizer = FOLDER`.
-"""
+`--stage` is the stage that trained the net, or one that scored it, by its first digits: they stand
+behind the name of a run and in the records of the report. The folder, on a disk or gs://, then
+holds model.safetensors, config.json with the names of the labels, and for nets of text their
+tokenizer. Nets that transformers does not have are refused: ResNets of the CIFAR form, such as the
+quickstart's.
 
-import pathlib
+Another study starts from it by `model.pretrained = FOLDER`, with the tokenizer by
+`data.views.NAME.tokenizer = FOLDER`.
+"""
 
 import jax
 from absl import flags
 
+from fairkd_jax import buckets, files
 from fairkd_jax.data import pipeline
 from fairkd_jax.launch import folders, runtime
 from fairkd_jax.models import pretrained
 from fairkd_jax.study import reads, stage, stored
 
-STAGE = flags.DEFINE_string("stage", None, "Identity of a train stage.", required=True)
+STAGE = flags.DEFINE_string("stage", None, "First digits of the net's stage.", required=True)
 FOLDER = flags.DEFINE_string("folder", None, "Where to write; holds no weights yet.", required=True)
 
 flags.adopt_module_key_flags(runtime)
@@ -32,12 +35,8 @@ def main(argv: list[str]) -> None:
     del argv
     workdir = folders.workdir()
     mesh = runtime.start(workdir)
-    folder = pathlib.Path(FOLDER.value).expanduser().absolute()
-    one = stored.read(workdir, STAGE.value)
-    if one.kind != "train":
-        raise ValueError(
-            f"stage {STAGE.value} is of kind {one.kind!r}: only train stages hold nets"
-        )
+    folder = files.whole(buckets.path(FOLDER.value))
+    one = stored.read_net(workdir, STAGE.value)
     reads.check([one])
     net, variables = stage.Place(workdir, mesh).net(one)
     opened = pipeline.open_data(one.config.data)
