@@ -20,7 +20,7 @@ import pandas
 from absl import logging
 from jax.sharding import Mesh
 
-from fairkd_jax import buckets, files, processes, registry
+from fairkd_jax import buckets, files, processes, registry, sharding
 from fairkd_jax.config import Study, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.study import plan, reads, stage, stored
@@ -33,10 +33,10 @@ DEAF = 20.0  # seconds after which a signal that Python could not handle ends th
 PACKAGES = ("fairkd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def table_of_stages(planned: list[plan.Run], workdir: Path) -> str:
+def table_of_stages(planned: list[plan.Run], workdir: Path | str) -> str:
     """What `--dry_run` prints: stages by kind, model and method; done, partial, missing, shared."""
     users = Counter(s.identity for run in planned for s in plan.stages([run]))
-    rows = []
+    workdir, rows = buckets.path(workdir), []
     for one in plan.stages(planned):
         train = one.kind == "train"
         row = {
@@ -56,12 +56,20 @@ def table_of_stages(planned: list[plan.Run], workdir: Path) -> str:
     return f"{table.to_string(index=False)}\n{len(planned)} runs, {len(frame)} stages: {total}"
 
 
-def run(study: Study, workdir: Path, mesh: Mesh, given: Mapping[str, Any] | None = None) -> Path:
+def run(
+    study: Study,
+    workdir: Path | str,
+    mesh: Mesh | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Path:
     """All stages of a study that are not done yet, with a bar over them; then `study.json`.
 
-    `given` as in `check`. Returns the study's own folder.
+    On all devices, where no mesh says otherwise; `given` as in `check`. Returns the study's own
+    folder.
     """
     start = time.perf_counter()
+    workdir = files.whole(buckets.path(workdir))
+    mesh = sharding.make_mesh() if mesh is None else mesh
     planned = check(study, given)
     write_study(study, planned, workdir, seconds=None)
     run_stages(planned, workdir, mesh, study.name)
