@@ -1,1 +1,59 @@
-"""Is a debiased teacher's robustness still there in the student distilled from it?"""
+"""Is a debiased teacher's robustness still there in the student distilled from it?
+
+    import fairkd_jax as fk
+
+    study = fk.Study(name="mine", experiment=fk.Experiment(...), axes={...}, seeds=3)
+    folder = fk.run(study, "runs/mine")
+    print(fk.write_report(folder))
+
+Importing it starts no JAX: what needs JAX is imported when it is first used.
+"""
+
+import importlib
+from typing import Any
+
+from fairkd_jax.config import (
+    Compare,
+    Data,
+    Evaluation,
+    Experiment,
+    Mix,
+    Optim,
+    Role,
+    Study,
+    Train,
+    Transfer,
+    as_config_dict,
+)
+from fairkd_jax.registry import defaults
+
+__version__ = "0.1.0"
+
+_LATER = {  # name -> where it is: module:name there, or a module
+    "check": "study.check:check",
+    "figures": "report.figures",
+    "make_mesh": "sharding:make_mesh",
+    "make_net": "models.net:make_net",
+    "records": "report.records",
+    "run": "study.execute:run",
+    "table_of_stages": "study.execute:table_of_stages",
+    "write_report": "report.html:write",
+}
+
+__all__ = [
+    "Compare", "Data", "Evaluation", "Experiment", "Mix", "Optim", "Role", "Study", "Train",
+    "Transfer", "__version__", "as_config_dict", "check", "defaults", "figures", "make_mesh",
+    "make_net", "records", "run", "table_of_stages", "write_report",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"fairkd_jax has no {name!r}; there are {', '.join(__all__)}")
+    place, _, inside = _LATER[name].partition(":")
+    module = importlib.import_module(f"fairkd_jax.{place}")
+    return getattr(module, inside) if inside else module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

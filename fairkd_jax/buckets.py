@@ -12,7 +12,8 @@ import importlib.util
 import os
 import pathlib
 import secrets
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -119,6 +120,19 @@ def _copies(folder: Path, names: list[str]) -> pathlib.Path:
         with contextlib.suppress(OSError):  # another process was quicker
             partial.rename(place)
     return place
+
+
+@contextlib.contextmanager
+def filled(folder: Path) -> Iterator[pathlib.Path]:
+    """A folder on this disk to write files into: itself, or one whose files go there at the end."""
+    if is_local(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as place:
+        yield pathlib.Path(place)
+        for file in sorted(pathlib.Path(place).iterdir()):
+            _filesystem(folder).put_file(str(file), os.fspath(folder / file.name))
 
 
 def cache() -> pathlib.Path:

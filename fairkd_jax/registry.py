@@ -125,7 +125,7 @@ def _imported(room: str, name: str, module: str) -> Any:
         if missing and f"{module}.".startswith(f"{missing}."):
             raise _not_found(room, name, missing) from error
         raise Faulty(
-            f"{room} plugin {name!r} cannot be imported: {_line_of(error, module)}: "
+            f"{room} plugin {name!r} cannot be imported: {line_of(error, module)}: "
             f"{type(error).__name__}: {error}"
         ) from error
 
@@ -142,7 +142,7 @@ def _not_found(room: str, name: str, missing: str) -> UnknownName:
     return UnknownName(name, f"{room} plugin", choices(room), more)
 
 
-def _line_of(error: BaseException, module: str) -> str:
+def line_of(error: BaseException, module: str) -> str:
     """Where an error came from: the last line in the module, else the last one."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
@@ -242,7 +242,7 @@ def build(room: str, spec: Mapping[str, Any]) -> Any:
         raise
     except Exception as error:
         raise Faulty(
-            f"{room} plugin {name!r} cannot be made: {_line_of(error, cls.__module__)}: "
+            f"{room} plugin {name!r} cannot be made: {line_of(error, cls.__module__)}: "
             f"{type(error).__name__}: {error}"
         ) from error
 

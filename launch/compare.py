@@ -1,57 +1,6 @@
-"""Compares two trained nets inside: CKA of their layers on aligned and on conflicting examples.
+"""The console script `fairkd-compare`, from a checkout: `python launch/compare.py --help`."""
 
-    python launch/compare.py --workdir=runs/quickstart --first=3f2a... --second=91bc...
-    python launch/compare.py ... --first_taps='block\\d\\d/out' --second_taps='stage.*/out'
-
-`--first` and `--second` are train stages of the folder: their identities stand in `study.json` and
-in the records of the report. Debiased CKA; beside it the same with shuffled rows, the null.
-"""
-
-import json
-
-import runtime
-from absl import app, flags
-
-from fairkd_jax.config import Compare, CompareStage, Stage
-from fairkd_jax.study import reads, stage, stored
-
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a study.")
-FIRST = flags.DEFINE_string("first", None, "Identity of a train stage.", required=True)
-SECOND = flags.DEFINE_string("second", None, "Identity of a train stage.", required=True)
-FIRST_TAPS = flags.DEFINE_string("first_taps", ".*/out", "Which of the first's layers (regex).")
-SECOND_TAPS = flags.DEFINE_string("second_taps", ".*/out", "Which of the second's layers (regex).")
-SPLIT = flags.DEFINE_string("split", "test", "Whose examples.")
-EXAMPLES = flags.DEFINE_integer("examples", 512, "At most this many of each kind.")
-
-
-flags.adopt_module_key_flags(runtime)
-
-
-@runtime.told
-def main(argv: list[str]) -> None:
-    """Reads both nets, compares, prints."""
-    del argv
-    workdir = runtime.folder(WORKDIR.value)
-    mesh = runtime.start(workdir)
-    compare = Compare(SPLIT.value, FIRST_TAPS.value, SECOND_TAPS.value, EXAMPLES.value)
-    nets = {
-        "first": stored.read(workdir, FIRST.value),
-        "second": stored.read(workdir, SECOND.value),
-    }
-    one = reads.sealed_alone(Stage("compare", CompareStage(compare), nets))
-    place = stage.Place(workdir, mesh)
-    stage.run(one, place)
-    path = place.folder(one) / "result.json"
-    result = json.loads(path.read_text())
-    for kind in ("aligned", "conflicting"):
-        print(f"{kind}, {result[f'n_{kind}']} examples (rows: first, columns: second)")
-        width = max(map(len, result["second_layers"]))
-        print(" " * 22 + "".join(f"{name:>{width + 2}}" for name in result["second_layers"]))
-        for name, row in zip(result["first_layers"], result[kind]):
-            cells = ["–" if v is None else f"{v:.3f}" for v in row]
-            print(f"{name:22}" + "".join(f"{c:>{width + 2}}" for c in cells))
-    print(path)
-
+from fairkd_jax.launch.compare import script
 
 if __name__ == "__main__":
-    app.run(main)
+    script()

@@ -1,52 +1,6 @@
-"""Writes the net of a finished train stage as published weights, for transformers and others.
+"""The console script `fairkd-export`, from a checkout: `python launch/export.py --help`."""
 
-    python launch/export.py --workdir=runs/quickstart --stage=3f2a... --folder=exported/student
-    python -c "from transformers import AutoModelForSequenceClassification as Model; \\
-               print(Model.from_pretrained('exported/student').config.id2label)"
-
-`--stage` is the identity of a train stage: it stands in `study.json` and in the records of the
-report. The folder then holds model.safetensors, config.json with the names of the labels, and for
-nets of text their tokenizer. Another study starts from it by `model.pretrained = FOLDER`, with the
-tokenizer by `data.views.NAME.tokenizer = FOLDER`.
-"""
-
-import pathlib
-
-import jax
-import runtime
-from absl import app, flags
-
-from fairkd_jax.data import pipeline
-from fairkd_jax.models import pretrained
-from fairkd_jax.study import reads, stage, stored
-
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a study.")
-STAGE = flags.DEFINE_string("stage", None, "Identity of a train stage.", required=True)
-FOLDER = flags.DEFINE_string("folder", None, "Where to write; holds no weights yet.", required=True)
-
-
-flags.adopt_module_key_flags(runtime)
-
-
-@runtime.told
-def main(argv: list[str]) -> None:
-    """Reads the net, writes it, says what was written."""
-    del argv
-    workdir = runtime.folder(WORKDIR.value)
-    mesh = runtime.start(workdir)
-    folder = pathlib.Path(FOLDER.value).expanduser().absolute()
-    one = stored.read(workdir, STAGE.value)
-    if one.kind != "train":
-        raise ValueError(
-            f"stage {STAGE.value} is of kind {one.kind!r}: only train stages hold nets"
-        )
-    reads.check([one])
-    net, variables = stage.Place(workdir, mesh).net(one)
-    opened = pipeline.open_data(one.config.data)
-    labels, encoder = opened.dataset.info.label_names, opened.encoders[net.view]
-    pretrained.save(net, jax.device_get(variables), folder, labels, encoder)
-    print(f"{folder}: {', '.join(sorted(p.name for p in folder.iterdir()))}")
-
+from fairkd_jax.launch.export import script
 
 if __name__ == "__main__":
-    app.run(main)
+    script()

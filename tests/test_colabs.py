@@ -50,6 +50,16 @@ def test_a_notebook_is_stored_without_outputs(path):
 
 
 @each_notebook
+def test_a_bare_machine_installs_from_one_address(path):
+    first, *others = code_cells(read(path))
+    assert len(re.findall(r"https?://", first.source)) == 1
+    assert re.search(r'^REPOSITORY = "https://\S+"', first.source, re.M)
+    guarded = 'if importlib.util.find_spec("fairkd_jax") is None:\n    %pip install '
+    assert guarded in first.source and "{REPOSITORY}" in first.source
+    assert not [cell.id for cell in others if "pip" in cell.source or "http" in cell.source]
+
+
+@each_notebook
 def test_a_notebook_runs_and_shows_its_table_and_figures(path, kernel, tmp_path):
     notebook = read(path)
     resources = {"metadata": {"path": str(tmp_path)}}  # where its cells run

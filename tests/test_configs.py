@@ -12,11 +12,13 @@ from conftest import DATA, ROOT
 
 from fairkd_jax import sharding
 from fairkd_jax.config import Experiment, Study, parse, update
+from fairkd_jax.data import pipeline
 from fairkd_jax.data.sets.template_nli import TemplateNli
 from fairkd_jax.data.views.wordpiece import Wordpiece
 from fairkd_jax.models import pretrained
 from fairkd_jax.models.net import make_net
 from fairkd_jax.study import check, plan, stage
+from fairkd_jax.train import loop
 
 FILES = sorted((ROOT / "configs").rglob("*.py"))
 
@@ -92,3 +94,32 @@ def test_a_config_takes_two_steps(path, folders, tmp_path):
         if one.kind != "evaluate":
             stage.run(one, place)
     assert (place.folder(planned[0].net) / "net").is_dir()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_nli", "cross_family_images"])
+def test_a_net_of_a_config_is_exported_or_refused_with_those_that_are(name, folders, tmp_path):
+    path, found = ROOT / "configs" / "studies" / f"{name}.py", {}
+    for run in plan.runs(load(path, folders)):
+        net = loop.net_of(run.experiment.data, run.model)
+        data = pipeline.open_data(run.experiment.data)
+        variables = jax.tree.map(lambda x: np.ones(x.shape), net.variable_shapes())
+        folder, encoder = tmp_path / plan.model_name(run.model), data.encoders[net.view]
+        if folder in found:
+            continue
+        try:
+            pretrained.save(net, variables, folder, data.dataset.info.label_names, encoder)
+            pretrained.check(net, folder, label_names=data.dataset.info.label_names)
+            found[folder] = "written"
+        except ValueError as error:
+            assert "18, 34, 50, 101, 152 with batch normalisation can be exported" in str(error)
+            assert not folder.exists()
+            found[folder] = "refused"
+    families = {folder.parent.name: what for folder, what in found.items()}
+    assert (
+        families
+        == {
+            "quickstart": {"resnet": "refused"},
+            "quickstart_nli": {"bert": "written"},
+            "cross_family_images": {"resnet": "refused", "vit": "written"},
+        }[name]
+    )

@@ -25,6 +25,7 @@ ORDER = [
     {"report"},
     {"benchmark"},
     {"testing"},
+    {"launch"},
 ]
 RANK = {room: i for i, rooms in enumerate(ORDER) for room in rooms}
 PACKAGE = ROOT / "fairkd_jax"

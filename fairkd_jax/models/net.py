@@ -74,7 +74,9 @@ class Architecture(abc.ABC):
 
     def to_config(self) -> dict[str, Any]:
         """The config.json of the first published dialect; `from_config` reads it back."""
-        raise NotImplementedError(f"{type(self).__name__} has no published form")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no published form: its nets cannot be exported"
+        )
 
     def published_names(self) -> tuple[dict[str, str], ...]:
         """The key table, a dict for each published dialect, the one to export in first.

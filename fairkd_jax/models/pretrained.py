@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 from safetensors.numpy import save_file
 
-from fairkd_jax import hub, registry
+from fairkd_jax import buckets, hub, registry, types
 from fairkd_jax.data.dataset import Encoder
 from fairkd_jax.models import labels
 from fairkd_jax.models.net import Architecture, Net, check_family, families, leaves, path_of
@@ -204,14 +204,14 @@ def to_published(net: Net, variables: Mapping[str, Any], dialect: int = 0) -> di
 def save(
     net: Net,
     variables: Mapping[str, Any],
-    folder: Path,
+    folder: types.Path,
     label_names: Sequence[str],
     encoder: Encoder | None = None,
 ) -> None:
     """Writes model.safetensors, config.json and the encoder's files: what transformers loads.
 
-    Raises FileExistsError where the folder holds weights, ValueError for a net that has no
-    published form or for another number of labels.
+    The folder may be in a bucket. Raises FileExistsError where it holds weights, ValueError for a
+    net that has no published form or for another number of labels.
     """
     if len(label_names) != net.num_classes:
         raise ValueError(f"{len(label_names)} labels {label_names} for {net.num_classes} classes")
@@ -228,11 +228,11 @@ def save(
     tensors |= {
         k.replace("running_var", "num_batches_tracked"): np.zeros((), np.int64) for k in counters
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    if encoder is not None:
-        encoder.save(folder)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with buckets.filled(folder) as near:
+        (near / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        if encoder is not None:
+            encoder.save(near)
+        save_file(tensors, near / "model.safetensors", metadata={"format": "pt"})
 
 
 def architecture_from_config(path: str | Path, keys: Iterable[str] = ()) -> Architecture:

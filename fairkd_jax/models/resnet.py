@@ -29,6 +29,7 @@ BLOCKS = {  # convolutions of a block: size, divisor of its width, has the block
 }
 STEMS = ("pooled", "plain")
 SHORTCUTS = ("projection", "padding")
+PUBLISHED = {"stem": "pooled", "shortcut": "projection", "norm": "batch"}  # by transformers
 TIMM_ARGUMENTS = {"in_chans": "channels", "layers": "depths"}
 TIMM_ONLY = {"output_stride": 32, "global_pool": "avg", "act_layer": "relu", "stem_type": ""}
 TIMM_ONLY |= {"cardinality": 1, "base_width": 64, "stem_width": 64, "avg_down": False}
@@ -148,10 +149,13 @@ class ResNet(Architecture):
 
         `transformers` has neither.
         """
-        for name, known in (("stem", "pooled"), ("shortcut", "projection"), ("norm", "batch")):
+        for name, known in PUBLISHED.items():
             if (value := getattr(self, name)) != known:
+                usual = [n for n, p in self.presets.items() if PUBLISHED | p == p | PUBLISHED]
                 raise ValueError(
-                    f"resnet {name} = {value!r}: transformers has no such net, only {known!r}"
+                    f"resnet {name} = {value!r}: transformers has no such net, only {known!r}. Of "
+                    f"resnets, the presets {', '.join(usual)} with batch normalisation can be "
+                    "exported"
                 )
         return {
             "architectures": ["ResNetForImageClassification"],

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ import pandas
 from absl import logging
 from jax.sharding import Mesh
 
-from fairkd_jax import buckets, files, processes, registry
+from fairkd_jax import buckets, files, processes, registry, sharding
 from fairkd_jax.config import Study, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.study import plan, reads, stage, stored
@@ -33,10 +34,10 @@ DEAF = 20.0  # seconds after which a signal that Python could not handle ends th
 PACKAGES = ("fairkd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def table_of_stages(planned: list[plan.Run], workdir: Path) -> str:
+def table_of_stages(planned: list[plan.Run], workdir: Path | str) -> str:
     """What `--dry_run` prints: stages by kind, model and method; done, partial, missing, shared."""
     users = Counter(s.identity for run in planned for s in plan.stages([run]))
-    rows = []
+    workdir, rows = buckets.path(workdir), []
     for one in plan.stages(planned):
         train = one.kind == "train"
         row = {
@@ -58,17 +59,20 @@ def table_of_stages(planned: list[plan.Run], workdir: Path) -> str:
 
 def run(
     study: Study,
-    workdir: Path,
-    mesh: Mesh,
+    workdir: Path | str,
+    mesh: Mesh | None = None,
     given: Mapping[str, Any] | None = None,
     trackers: tuple[str, ...] = (),
 ) -> Path:
     """All stages of a study that are not done yet, with a bar over them; then `study.json`.
 
-    `given` as in `check`, `trackers` by name as in trackers.py. Returns the study's own folder.
+    On all devices, where no mesh says otherwise; `given` as in `check`, `trackers` by name as in
+    trackers.py. Returns the study's own folder.
     """
     start = time.perf_counter()
     check_trackers(trackers)
+    workdir = files.whole(buckets.path(workdir))
+    mesh = sharding.make_mesh() if mesh is None else mesh
     planned = check(study, given)
     write_study(study, planned, workdir, seconds=None)
     run_stages(planned, workdir, mesh, study.name, trackers)
@@ -174,7 +178,7 @@ def _write_study(
         path,
         {
             "study": study.name,
-            "command": " ".join(["python", *sys.argv]),
+            "command": shlex.join([*["python"][: sys.argv[0].endswith(".py")], *sys.argv]),
             "versions": {"python": platform.python_version()}
             | {p: importlib.metadata.version(p) for p in PACKAGES},
             "device": f"{jax.devices()[0].device_kind} x{jax.device_count()}",

@@ -8,6 +8,7 @@ done           seconds, examples, digests of the products; written last
 """
 
 import contextlib
+import difflib
 from typing import Any
 
 from fairkd_jax import files
@@ -18,6 +19,7 @@ from fairkd_jax.types import Path
 
 STATES = ("done", "partial", "missing", "damaged")
 DONE, CONFIG, CHECKPOINTS = "done", "config.json", "checkpoints"
+NEAREST = 5  # stages that a miss lists
 NO_PRODUCTS = (CLAIMS, CONFIG, CHECKPOINTS, DONE)
 
 
@@ -59,15 +61,40 @@ def require(folder: Path, what: str) -> Path:
     return folder
 
 
-def read(workdir: Path, identity: str) -> Stage:
-    """The stage that a folder was made for, with its inputs.
+def find(workdir: Path, digits: str) -> str:
+    """The identity of the stage that begins with these digits: tables print six of them.
 
-    Raises UnknownName where there is no such stage, ValueError where its folder was altered.
+    Raises UnknownName, with those that are nearest, where there is none, ValueError where there are
+    several.
+    """
+    there = sorted(p.parent.name for p in (workdir / "stages").glob(f"*/{CONFIG}"))
+    found = [name for name in there if digits and name.startswith(digits)]
+    if len(found) > 1:
+        raise ValueError(
+            f"stage {digits!r} in {workdir} may be {', '.join(found)}: give more of its digits"
+        )
+    if not found:
+        like = difflib.SequenceMatcher(b=digits)
+        near = sorted(there, key=lambda name: -_likeness(like, name[: len(digits)]))[:NEAREST]
+        more = f" and {len(there) - len(near)} more" if len(there) > len(near) else ""
+        raise UnknownName(digits, f"stage in {workdir}:", near, more)
+    return found[0]
+
+
+def _likeness(like: difflib.SequenceMatcher, name: str) -> float:
+    like.set_seq1(name)
+    return like.ratio()
+
+
+def read(workdir: Path, identity: str) -> Stage:
+    """The stage that a folder was made for, with its inputs; the first digits will do.
+
+    Raises what `find` raises where there is no such stage, ValueError where its folder was altered.
     """
     path = workdir / "stages" / identity / CONFIG
-    if not path.exists():
-        there = [p.name for p in (workdir / "stages").glob("*")]
-        raise UnknownName(identity, f"stage in {workdir}:", there)
+    if not identity or not path.exists():
+        identity = find(workdir, identity)
+        path = workdir / "stages" / identity / CONFIG
     content = files.read_json(path)
     stage = Stage(
         content["kind"],
@@ -78,6 +105,22 @@ def read(workdir: Path, identity: str) -> Stage:
     if stage.identity != identity:
         raise ValueError(f"{path} describes stage {stage.identity}, not {identity}: it was altered")
     return stage
+
+
+def read_net(workdir: Path, identity: str) -> Stage:
+    """The train stage of that name, or whose net was scored in the evaluate stage of that name.
+
+    Raises what `read` raises, and ValueError for a stage of another kind.
+    """
+    one = read(workdir, identity)
+    if one.kind == "evaluate":
+        return one.inputs["net"]
+    if one.kind != "train":
+        raise ValueError(
+            f"stage {one.identity} in {workdir} is of kind {one.kind!r}: nets are in those of kind "
+            "'train', and scored in those of kind 'evaluate'"
+        )
+    return one
 
 
 def about(stage: Stage) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from fairkd_jax import files
 from fairkd_jax.train.trackers import Tracker
@@ -67,8 +67,10 @@ class Writer:
 
 
 def progress(**options: Any) -> tqdm:
-    """A bar with rate and time left on a terminal of process 0, nothing elsewhere."""
-    return tqdm(disable=None if jax.process_index() == 0 else True, **options)
+    """A bar with rate and time left on a terminal or in a notebook of process 0, else nothing."""
+    notebook = any(kind.__name__ == "tqdm_notebook" for kind in tqdm.__mro__)
+    hide = False if notebook else None  # None: unless it is written to a terminal
+    return tqdm(disable=hide if jax.process_index() == 0 else True, **options)
 
 
 def read(path: Path) -> list[dict]:

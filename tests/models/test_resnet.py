@@ -135,7 +135,10 @@ def test_configs_that_are_refused():
     with pytest.raises(ValueError, match="hidden_act = 'gelu'; only"):
         ResNet.from_config(config | {"hidden_act": "gelu"})
     assert ResNet.from_config(config | {"downsample_in_bottleneck": True}).early_stride
-    with pytest.raises(ValueError, match=r"stem = 'plain': transformers has .* only 'pooled'"):
+    with pytest.raises(
+        ValueError,
+        match=r"stem = 'plain': transformers has .* only 'pooled'.* 18, 34, 50, 101, 152 with",
+    ):
         resnet(preset="cifar20").architecture.to_config()
     with pytest.raises(ValueError, match=r"norm = 'group': transformers has .* only 'batch'"):
         resnet(preset="18", norm="group").architecture.to_config()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pandas
 import pytest
@@ -20,6 +21,8 @@ from disturbed import Run, records, zygote
 
 from fairkd_jax import buckets, files, hub
 from fairkd_jax.data.tables import read_table, write_table
+from fairkd_jax.models import pretrained
+from fairkd_jax.models.net import make_net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
 
@@ -204,6 +207,17 @@ def test_a_folder_of_weights_is_copied_to_this_disk(bucket):
     assert hub.resolve("gs://bucket/weights") == near
     with pytest.raises(FileNotFoundError, match="gs://bucket/nothing"):
         hub.resolve("gs://bucket/nothing")
+
+
+def test_a_net_is_exported_into_a_bucket(bucket):
+    facts = {"wordpiece": {"vocab_size": 30, "length": 9}}
+    net = make_net({"name": "bert", "depth": 1, "width": 8, "heads": 2, "mlp_width": 8}, 2, facts)
+    variables = jax.tree.map(lambda x: np.ones(x.shape), net.variable_shapes())
+    folder, names = bucket / "exported", ("no", "yes")
+    pretrained.save(net, variables, folder, names)
+    pretrained.check(net, str(folder), label_names=names)
+    with pytest.raises(FileExistsError, match=r"gs://bucket/exported/model\.safetensors"):
+        pretrained.save(net, variables, folder, names)
 
 
 def test_what_cannot_be_read_is_named(monkeypatch):

@@ -9,9 +9,13 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import pandas
 import pytest
 from conftest import ROOT
+
+from fairkd_jax import registry
+from fairkd_jax.launch import rollcall, runtime
 
 TINY = pathlib.Path(__file__).parent / "tiny_study.py"
 ENVIRONMENT = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
@@ -216,16 +220,70 @@ MPI = {
     [(SLURM, 4, 3, "node003"), (MPI, 2, 1, "10.0.0.2"), ({}, 1, 0, None)],
 )
 def test_hosts_are_found_as_jax_finds_them(environment, count, index, host, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "launch"))
-    import rollcall
-
     for name in [n for n in os.environ if n.startswith(("SLURM_", "OMPI_", "TPU_"))]:
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    hosts = rollcall.find(1)
+    hosts = rollcall.find(1.0)
     if host is None:
         assert hosts is None
         return
     assert (hosts.count, hosts.index) == (count, index)
     assert hosts.coordinator.rsplit(":", 1)[0] == host
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("launcher", "flags", "message"),
+    [
+        ("study", ["--config=quickstrat"], "'quickstrat'. Did you mean 'quickstart'? Choices: col"),
+        ("study", ["--config=quickstart:x"], "config 'quickstart:x': too many positional arg"),
+        ("study", ["--config=quickstart"], "--workdir=FOLDER is needed"),
+        ("study", ["--config=colored_digits", "--workdir=W"], "Experiment: fairkd-train runs it"),
+        ("train", ["--config=quickstart", "--workdir=W"], "of Study: fairkd-study runs it"),
+        ("train", ["--config=broken.py"], "broken.py, line 3: TypeError: "),
+        ("train", ["--workdir=W"], "--config is needed: colored_digits, "),
+        ("study", ["quickstart"], "unexpected 'quickstart'"),
+        ("report", ["--workdir=s4://b/w"], "scheme of s4://b/w: 's4'. Choices: gs, s3"),
+        ("report", ["--workdir=W", "--debug"], "Traceback"),
+        ("benchmark", ["--family=resnet", "--option=stme=x"], "'stme'. Did you mean 'stem'"),
+    ],
+)
+def test_a_mistake_ends_in_one_message(tmp_path, launcher, flags, message):
+    (tmp_path / "broken.py").write_text('"""No config."""\ndef get_config():\n    return len(3)\n')
+    done = subprocess.run(
+        command(launcher, *flags),
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert message in done.stderr, done.stderr[-3000:]
+    assert ("Traceback" in done.stderr) == ("--debug" in flags), done.stderr[-3000:]
+    assert [p.name for p in tmp_path.iterdir()] == ["broken.py"]
+
+
+def check(value: int) -> None:
+    """As a check of a plugin says that something is wrong."""
+    raise ValueError(f"{value} is wrong")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("fail", "mistake"),
+    [
+        (lambda: check(3), True),
+        (lambda: pathlib.Path("nowhere").read_text(), True),
+        (lambda: registry.build("debias", {"name": "nothing"}), True),
+        (lambda: int("three"), False),
+        (lambda: jnp.zeros(3).reshape(2, 2), False),
+        (lambda: json.loads("{"), False),
+        (lambda: {}["key"], False),
+    ],
+)
+def test_a_mistake_is_what_a_check_raised_and_not_a_library(fail, mistake):
+    with pytest.raises(Exception) as caught:
+        fail()
+    assert runtime._is_mistake(caught.value) == mistake

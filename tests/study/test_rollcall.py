@@ -1,15 +1,12 @@
 """The roll call: strangers and silent connections do no harm, a folder not shared is named."""
 
 import socket
-import sys
 import threading
 import time
 
 import pytest
-from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "launch"))
-import rollcall
+from fairkd_jax.launch import rollcall
 
 pytestmark = pytest.mark.quick
 
@@ -34,7 +31,7 @@ def call(*folders, seconds: float = 10.0, meanwhile=lambda port: None) -> list:
     threads = [threading.Thread(target=report, args=(i,)) for i in range(len(folders))]
     threads[0].start()
     time.sleep(0.2)
-    kept = meanwhile(port + 1)
+    kept = meanwhile(port - 1)
     [t.start() for t in threads[1:]]
     [t.join() for t in threads]
     [line.close() for line in kept or ()]
@@ -75,7 +72,7 @@ def test_one_that_does_not_come_is_named_beside_strangers(tmp_path):
     thread = threading.Thread(target=wait)
     thread.start()
     time.sleep(0.2)
-    kept = strangers(port + 1)
+    kept = strangers(port - 1)
     thread.join(5)
     [line.close() for line in kept]
     assert told

@@ -1,12 +1,14 @@
 """Single stages: what an evaluation writes where a split has groups of its own."""
 
 import json
+import re
 
 import jax
 import pytest
 
 from fairkd_jax import sharding
 from fairkd_jax.config import Data, EvaluateStage, Mix, Optim, Stage, Train, TrainStage
+from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import stage, stored
 
 PAIRS = Data(
@@ -54,3 +56,29 @@ def test_a_stage_is_read_back_from_its_folder_and_an_altered_one_refused(trained
     path.write_text(original)
     with pytest.raises(ValueError, match=r"unknown stage .*'nothing'"):
         stored.read(place.workdir, "nothing")
+
+
+def test_a_stage_is_named_by_its_first_digits(tmp_path):
+    names = [f"{i:02}3456789a" for i in range(20)]
+    for name in [*names, "123456bbbb"]:
+        (tmp_path / "stages" / name).mkdir(parents=True)
+        (tmp_path / "stages" / name / "config.json").write_text("{}")
+    assert stored.find(tmp_path, "033456") == "033456789a"
+    assert stored.find(tmp_path, "123456789a") == "123456789a"
+    with pytest.raises(ValueError, match=r"'123456' .* may be 123456789a, 123456bbbb: give more"):
+        stored.find(tmp_path, "123456")
+    with pytest.raises(UnknownName, match=r"'073465'.* 073456789a.* and 16 more$") as miss:
+        stored.find(tmp_path, "073465")
+    assert len(re.findall(r"3456789a", str(miss.value))) <= 6
+    with pytest.raises(UnknownName, match="''"):
+        stored.find(tmp_path, "")
+    with pytest.raises(UnknownName, match="Choices: none"):
+        stored.find(tmp_path / "nowhere", "123456")
+
+
+def test_a_net_is_named_by_the_stage_that_scored_it(trained):
+    place, net = trained
+    score(trained, "test")
+    one = Stage("evaluate", EvaluateStage(None, "test", 32), {"net": net})
+    assert stored.read_net(place.workdir, one.identity[:6]).identity == net.identity
+    assert stored.read_net(place.workdir, net.identity[:6]).identity == net.identity

@@ -1,29 +1,31 @@
-"""Flags that every launcher shares, and how JAX is started from them.
+"""Flags that every launcher shares, how JAX is started from them, and how a launcher ends.
+
+A mistake that a check of ours found ends in its message alone (`--debug` shows where), an error of
+the program with its traceback; status 1. Status 74: the disk is full, 75: asked to end.
 
 Python finds modules in the folder of the command too: plugins, and what configs import. It looks
 there last, so that nothing there takes the place of what is installed, and not at all where Python
 was told to be safe (`python -P`, PYTHONSAFEPATH).
 """
 
+import dis
 import errno
 import functools
 import os
 import pathlib
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Callable
 
 import jax
-import rollcall
-from absl import flags, logging
+from absl import app, flags, logging
 from jax.sharding import Mesh
 
-from fairkd_jax import buckets, files, processes, sharding
+from fairkd_jax import processes, sharding
+from fairkd_jax.launch import rollcall
 from fairkd_jax.types import Path
-
-if not sys.flags.safe_path:
-    sys.path.append(os.getcwd())
 
 FAKE_DEVICES = flags.DEFINE_integer(
     "fake_devices", 0, "Pretend this many CPU devices, to try shardings on a laptop."
@@ -46,7 +48,12 @@ NUM_PROCESSES = flags.DEFINE_integer(
 )
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is; with --coordinator.")
 WAIT_SECONDS = flags.DEFINE_integer("wait_seconds", 60, "For the other hosts to report.")
+DEBUG = flags.DEFINE_bool("debug", False, "Show where an error was raised, whatever it is.")
 FAREWELL_SECONDS = 5.0
+
+# What checks raise. By anything else, or raised by a library, the program is at fault.
+TOLD = (ValueError, RuntimeError, ArithmeticError, ImportError, flags.Error)
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
 def start(workdir: Path | None = None) -> Mesh:
@@ -83,8 +90,39 @@ def _join_hosts(workdir: Path | None) -> None:
     jax.distributed.initialize(*given, initialization_timeout=WAIT_SECONDS.value)
 
 
+def script(main: Callable[[list[str]], None]) -> Callable[[], None]:
+    """A console script: reads flags, runs `main`, tells how it ended; its module is the help."""
+
+    def run() -> None:
+        if not sys.flags.safe_path:
+            sys.path.append(os.getcwd())
+        name = f"fairkd-{main.__module__.rpartition('.')[2]}"
+        called = pathlib.Path(sys.argv[0])
+        command = f"python {called}" if called.suffix == ".py" else called.name
+        about = sys.modules[main.__module__].__doc__ or ""
+        sys.modules["__main__"].__doc__ = about.replace(name, command)
+        for flag in flags.FLAGS.get_key_flags_for_module(main.__module__):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+        app.run(told(main), flags_parser=_parse)
+
+    return run
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Reads the flags. What libraries raise meanwhile is about flags too, and told as they are."""
+    try:
+        rest = app.parse_flags_with_usage(argv)
+    except Exception as error:
+        _tell(error, mistake=True, place="flags: ")
+        sys.exit(1)
+    if rest[1:]:
+        _say(f"error: unexpected {' '.join(rest[1:])!r}: all is given by flags, --NAME=VALUE")
+        sys.exit(1)
+    return rest
+
+
 def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """`main`, whose last line says why it ended; status 74: the disk is full, 75: asked to."""
+    """`main`, whose last line says why it ended, in the status too (see above)."""
 
     @functools.wraps(main)
     def run(argv: list[str]) -> None:
@@ -94,16 +132,38 @@ def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             _say(f"{stop}: the same command goes on")
             sys.exit(75)
         except Exception as error:
-            traceback.print_exc()
-            if full := _disk_is_full(error):
+            full = _disk_is_full(error)
+            _tell(error, mistake=not full and _is_mistake(error))
+            if full:
                 values = flags.FLAGS.flag_values_dict()
-                place = folder(values.get("folder") or values["workdir"])
+                place = values.get("folder") or values.get("workdir") or "this machine"
                 _say(
                     f"No space is left on the disk of {place}: free some; the same command goes on"
                 )
             _end(74 if full else 1)
 
     return run
+
+
+def _tell(error: Exception, *, mistake: bool, place: str = "") -> None:
+    if mistake and not flags.FLAGS["debug"].value:
+        words = error.args[0] if isinstance(error, KeyError) and error.args else error
+        _say(f"error: {place}{words}")
+    else:
+        traceback.print_exception(error)
+
+
+def _is_mistake(error: Exception) -> bool:
+    """Did a `raise` of a check say so: of ours, or of a plugin? What files did not give is, too."""
+    if isinstance(error, OSError):
+        return True
+    last = error.__traceback__
+    while last.tb_next:
+        last = last.tb_next
+    code, module = last.tb_frame.f_code, str(last.tb_frame.f_globals.get("__name__"))
+    raised = code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    ours = module.startswith("fairkd_jax.") or not code.co_filename.startswith(("<", *LIBRARIES))
+    return isinstance(error, TOLD) and raised and ours
 
 
 def _end(status: int) -> None:
@@ -131,15 +191,3 @@ def _disk_is_full(error: BaseException | None) -> bool:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def folder(path: str | None) -> Path:
-    """The folder of `--workdir`; a clear end if the flag is missing, or names what cannot be."""
-    if not path:
-        raise flags.IllegalFlagValueError("--workdir=FOLDER is needed: everything is written there")
-    if path.startswith("s3://"):
-        raise flags.IllegalFlagValueError(
-            f"--workdir={path}: Orbax, which writes the nets, knows folders and gs:// alone. Mount "
-            "the bucket, and name the folder"
-        )
-    return files.whole(buckets.path(path))

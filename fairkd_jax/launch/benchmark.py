@@ -1,0 +1,135 @@
+"""Times a training step on synthetic batches and prints one line of JSON.
+
+    fairkd-benchmark                                   BERT mini from small, 32 x 128
+    fairkd-benchmark --family=resnet --batch=64        ResNet-18 from 50, 64 x 64 pixels
+    fairkd-benchmark --mode=kd_table                   teacher's logits from a table
+    fairkd-benchmark --mode=erm --debias=group_dro     what a debiasing method costs
+    fairkd-benchmark --dtype=bfloat16                  products in bfloat16
+    fairkd-benchmark --remat                           blocks computed anew: less memory
+    fairkd-benchmark --family=t5 --option=readout=sequence   any option of the nets
+    fairkd-benchmark --fake_devices=8 --fsdp=2         shardings, on a laptop
+
+What the library costs more than a step written by hand, and than one under `jax.pmap`:
+
+    fairkd-benchmark --student=mini --mode=erm --batch=32 --seq=64 --compare
+    fairkd-benchmark --student=mini --mode=erm --parallel=pmap --compare --fake_devices=2
+
+`--step=plain` times the hand-written step alone, `--parallel=pmap` the one under pmap.
+`--serve` reads numbers of steps on standard input and answers with times, for a driver that times
+several programs in turn.
+
+What memory a step will take is known before it takes it, for as many devices as one likes:
+
+    fairkd-benchmark --compile_only --fake_devices=256 --fsdp=8 --batch=2048 \
+        --student=large --teacher=large
+
+All presets, or those of a family, each by itself and under a live teacher of its own size:
+
+    fairkd-benchmark --table                           a line of JSON each: --json
+    fairkd-benchmark --table --family=vit --student=b16 --image=224
+"""
+
+import json
+import sys
+
+import jax
+from absl import flags
+
+from fairkd_jax.benchmark import measure, table
+from fairkd_jax.benchmark.steps import STEPS
+from fairkd_jax.benchmark.workload import MODES, PADDINGS, Workload, setup, workload
+from fairkd_jax.launch import runtime
+from fairkd_jax.models.layers import DTYPES
+
+FAMILY = flags.DEFINE_string("family", None, "A file in fairkd_jax/models/; bert, in a table all.")
+WORKLOAD = (  # fields of a Workload; not given: its defaults, or those of the family
+    flags.DEFINE_string("student", None, "Preset of the trained net."),
+    flags.DEFINE_string("teacher", None, "Preset of the teacher."),
+    flags.DEFINE_enum("mode", None, [*MODES], "Loss, and where the teacher's logits come from."),
+    flags.DEFINE_integer("batch", None, "Examples a step, over all devices.", lower_bound=1),
+    flags.DEFINE_integer("seq", None, "Tokens of an example.", lower_bound=1),
+    flags.DEFINE_integer("image", None, "Pixels a side.", lower_bound=1),
+    flags.DEFINE_integer("classes", None, "Labels.", lower_bound=2),
+    flags.DEFINE_enum("pad", None, [*PADDINGS], "Lengths: all full, or half padding on average."),
+    flags.DEFINE_float("dropout", None, "Every dropout rate.", lower_bound=0.0, upper_bound=1.0),
+    flags.DEFINE_enum("dtype", None, DTYPES, "Of products; parameters are float32."),
+    flags.DEFINE_string("debias", None, "A file in fairkd_jax/debias/."),
+    flags.DEFINE_bool("remat", None, "Compute blocks anew for the gradient, to save memory."),
+)
+OPTION = flags.DEFINE_multi_string(
+    "option", [], "NAME=VALUE, an option of the nets; may be given more than once."
+)
+STEP = flags.DEFINE_enum(
+    "step", None, ["library", "plain"], "Whose step; plain: written by hand, erm and kd alone."
+)
+PARALLEL = flags.DEFINE_enum("parallel", "pjit", [*STEPS], "How devices share the work.")
+STEPS_TIMED = flags.DEFINE_integer("steps", None, "Timed steps; 20, in a table 5.", lower_bound=1)
+WARMUP = flags.DEFINE_integer(
+    "warmup", None, "Untimed steps after the first; 3, in a table 1.", lower_bound=0
+)
+COMPARE = flags.DEFINE_bool("compare", False, "Library's step against the plain one, in turn.")
+COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Lower and compile; run nothing.")
+SERVE = flags.DEFINE_bool("serve", False, "Time blocks of steps as standard input asks.")
+TABLE = flags.DEFINE_bool("table", False, "Every preset, each in a process of its own.")
+ROW = flags.DEFINE_bool("row", False, "One row of the table, as JSON.")
+JSON = flags.DEFINE_bool("json", False, "With --table: each row as a line of JSON too.")
+flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE, TABLE, ROW])
+
+flags.adopt_module_key_flags(runtime)
+
+
+def main(argv: list[str]) -> None:
+    """Builds the workload, times it, prints."""
+    if TABLE.value:
+        print_table(argv)
+        return
+    mesh = runtime.start()
+    work = asked(32)
+    how = STEP.value, PARALLEL.value
+    steps, warmup = numbers_of_steps(20, 3)
+    if ROW.value:
+        result = table.measure_row(work, mesh, steps, warmup)
+    elif COMPILE_ONLY.value:
+        result = measure.compile_only(setup(work), mesh, *how)
+    elif COMPARE.value:
+        result = measure.compare(setup(work), mesh, PARALLEL.value, steps, warmup)
+    elif SERVE.value:
+        result = measure.serve(measure.Stopwatch(setup(work), mesh, *how, warmup), sys.stdin)
+    else:
+        result = measure.measure(setup(work), mesh, *how, steps, warmup)
+    if jax.process_index() == 0:
+        print(json.dumps(result), flush=True)
+
+
+def asked(batch: int) -> Workload:
+    """The workload of the flags; `batch` unless they say another."""
+    given = {flag.name: flag.value for flag in WORKLOAD} | {"options": tuple(OPTION.value)}
+    return workload(FAMILY.value or "bert", **given | {"batch": given["batch"] or batch})
+
+
+def numbers_of_steps(timed: int, untimed: int) -> tuple[int, int]:
+    """Those that the flags give, else these."""
+    values = (STEPS_TIMED.value, timed), (WARMUP.value, untimed)
+    return tuple(default if value is None else value for value, default in values)
+
+
+def print_table(argv: list[str]) -> None:
+    """Times one preset after the other with the flags of this call, then prints all rows.
+
+    JAX is not started here, so that every device is free for the processes of the rows.
+    """
+    names = table.presets(FAMILY.value, flags.FLAGS.student)
+    work, (steps, warmup) = asked(8), numbers_of_steps(5, 1)
+    settings = [f"--batch={work.batch}", f"--steps={steps}", f"--warmup={warmup}"]
+    command = [sys.executable, *argv[:1], *sys.argv[1:], *settings, "--notable", "--row"]
+    rows = []
+    for index, row in enumerate(table.collect(command, names), start=1):
+        progress = f"[{index}/{len(names)}] {row['family']} {row['student']}: {table.brief(row)}"
+        print(progress, file=sys.stderr, flush=True)
+        if JSON.value:
+            print(json.dumps(row), flush=True)
+        rows.append(row)
+    print(table.heading(work, steps, rows), table.render(rows), sep="\n")
+
+
+script = runtime.script(main)

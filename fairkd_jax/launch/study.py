@@ -1,0 +1,61 @@
+"""Runs a whole study: every stage once, then the report. Launch it again and it goes on.
+
+    fairkd-study --config=quickstart --workdir=runs/quickstart
+    fairkd-study --config=... --workdir=... --dry_run    what is done, what is missing
+    fairkd-study --config=... --workdir=... --smoke      every stage kind, in seconds
+    fairkd-study --config=... --workdir=... --config.seeds=9    new seeds run
+    fairkd-study --config=... --workdir=... --fake_devices=8    shardings, on a laptop
+    fairkd-study --config=... --workdir=... --track=tensorboard    also to W/tensorboard, or wandb
+    fairkd-study --workdir=... --verify    is every finished stage what was written?
+
+A config is named by its path, or as one of those shipped; a wrong name lists them. What a config
+reads follows its name and a colon: --config=nli_small:FOLDER.
+
+Studies of one work folder share its stages; each has a folder of its own, studies/NAME, with its
+report. A smoke run is a study of another name, NAME-smoke. On a pod, the same command on every host
+(launch/tpu_pod.sh). SIGTERM saves and ends with status 75.
+"""
+
+import sys
+
+import jax
+from absl import flags
+
+from fairkd_jax.config import Study
+from fairkd_jax.launch import configs, folders, runtime
+from fairkd_jax.report import html
+from fairkd_jax.study import check, execute, plan, verify
+
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what is done and what is missing, and end.")
+VERIFY = flags.DEFINE_bool("verify", False, "Read all of the folder, say what is wrong, and end.")
+TRACK = flags.DEFINE_list("track", [], "What is told the log of training too: tensorboard, wandb.")
+TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "As --track=tensorboard.")
+
+flags.adopt_module_key_flags(runtime)
+flags.adopt_module_key_flags(folders)
+flags.adopt_module_key_flags(configs)
+
+
+def main(argv: list[str]) -> None:
+    """Checks, runs, reports."""
+    del argv
+    workdir = folders.workdir()
+    if VERIFY.value:
+        lines, wrong = verify.verify(workdir)
+        print("\n".join(lines))
+        sys.exit(1 if wrong else 0)
+    study = configs.asked(Study)
+    study = plan.smoke(study) if configs.SMOKE.value else study
+    given = configs.given()
+    mesh = runtime.start(workdir)
+    if DRY_RUN.value:
+        print(execute.table_of_stages(check.check(study, given), workdir))
+        return
+    told = [*TRACK.value, *["tensorboard"] * TENSORBOARD.value]
+    folder = execute.run(study, workdir, mesh, given, tuple(dict.fromkeys(told)))
+    report = html.write(folder)
+    if jax.process_index() == 0:
+        print(f"report: {report}")
+
+
+script = runtime.script(main)
