@@ -14,7 +14,7 @@ def workdir() -> Path:
         raise flags.IllegalFlagValueError("--workdir=FOLDER is needed: everything is written there")
     if WORKDIR.value.startswith("s3://"):
         raise flags.IllegalFlagValueError(
-            f"--workdir={WORKDIR.value}: Orbax, which writes the nets, knows folders and gs:// alone. "
-            "Mount the bucket, and name the folder"
+            f"--workdir={WORKDIR.value}: Orbax, which writes the nets, knows folders and gs:// "
+            "alone. Mount the bucket, and name the folder"
         )
     return files.whole(buckets.path(WORKDIR.value))
