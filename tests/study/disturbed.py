@@ -94,10 +94,14 @@ class Zygote:
 
     def start(self, launcher: str, workdir: pathlib.Path, *flags: str, **disturbance: Any) -> Run:
         """Starts a launcher on a work folder; `kill`, `fail` or `largest` as in zygote.py."""
+        argv = [str(ROOT / "launch" / f"{launcher}.py"), f"--workdir={workdir}", *flags]
+        return self.fork(argv, folder=str(workdir), **disturbance)
+
+    def fork(self, argv: list[str], **request: Any) -> Run:
+        """Starts a file of Python; the request as in zygote.py."""
         self.count += 1
         output = self.folder / f"output{self.count}"
-        argv = [str(ROOT / "launch" / f"{launcher}.py"), f"--workdir={workdir}", *flags]
-        request = {"argv": argv, "output": str(output), "folder": str(workdir), **disturbance}
+        request = {"argv": argv, "output": str(output), "folder": "", **request}
         return Run(self, self.ask(request)["pid"], output)
 
     def study(self, workdir: pathlib.Path, *flags: str, **disturbance: Any) -> Run:

@@ -3,6 +3,7 @@
 One JSON object a line on standard input, one answered on standard output:
 
     {"argv": ["launch/study.py", ...], "output": FILE, "folder": W, "kill": 17}  -> {"pid": 123}
+    the same with "cwd": FOLDER, where it runs
     {"poll": 123}                                                  -> {"status": 0}, null: it runs
 
 `kill`: the process is killed just before its 17th write below `folder` (a file opened for writing,
@@ -73,6 +74,8 @@ def launch(request: dict) -> None:
     count_writes(request["folder"], request.get("kill"), request.get("fail"), counted)
     if largest:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if "cwd" in request:
+        os.chdir(request["cwd"])
     sys.argv = request["argv"]
     sys.path.insert(0, os.path.dirname(request["argv"][0]))
     runpy.run_path(request["argv"][0], run_name="__main__")
