@@ -93,19 +93,29 @@ def whole(tree: Any, mesh: Mesh) -> Any:
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """This process's rows of a batch as global arrays on the devices of the mesh."""
-    sharding = batch_sharding(mesh)
-    if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    return _put(batch, batch_sharding(mesh))
 
 
 def put_replicated(tree: Any, mesh: Mesh) -> Any:
     """Host values, equal in every process, as global arrays on every device."""
+    return _put(tree, replicated(mesh))
+
+
+def put_step(batch: Any, tree: Any, mesh: Mesh) -> tuple[Any, Any]:
+    """(`put_batch`, `put_replicated`) in one transfer: what a step waits for."""
+    return _put((batch, tree), (batch_sharding(mesh), replicated(mesh)))
+
+
+def _put(tree: Any, places: Any) -> Any:
+    """`places`: a sharding for all of it, or one for each part."""
     if jax.process_count() == 1:
-        return jax.device_put(tree, replicated(mesh))
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x)), tree
-    )
+        return jax.device_put(tree, places)
+
+    def put(place: NamedSharding, part: Any) -> Any:
+        make = jax.make_array_from_process_local_data
+        return jax.tree.map(lambda x: make(place, np.asarray(x)), part)
+
+    return jax.tree.map(put, places, tree)
 
 
 def divisible(batch_size: int, mesh: Mesh) -> int:

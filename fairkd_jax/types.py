@@ -68,7 +68,7 @@ class TrainState:
     params  {"nets": {"student": ..., other trained nets}, "debias": ..., "distill": {"0": ...}}
     stats   {net name: BatchNorm statistics}
     opt     optimizer state
-    memory  what a debiasing method remembers without gradient (GroupDRO's weights)
+    memory  what methods remember without gradient, {"debias": ..., "distill": {"0": ...}}
     average optax.EmaState of the student's {"params", "stats"}; {} where none is kept
     """
 
@@ -96,6 +96,21 @@ class KD:
     per_example: Array  # [B] float32
     penalty: Array  # float32 []: what does not decompose over examples; added outside the debiasing
     metrics: Tree = struct.field(default_factory=dict)
+    memory: Tree = struct.field(default_factory=dict)  # the method's own after the step, all of it
+
+
+@struct.dataclass
+class Now:
+    """What a method may know in a step beside the batch.
+
+    All is traced: no number of it compiles anew, and what a method does not read costs nothing.
+    """
+
+    steps: Array  # float32 []: of the whole run
+    group_counts: Array  # [G] float32, training examples by group; NaN where attributes are hidden
+    label_counts: Array  # [C] float32, training examples by label
+    step: Array = None  # int32 []: steps behind us, the same in all micro-batches of one
+    memory: Tree = struct.field(default_factory=dict)  # the method's own, before the step
 
 
 @struct.dataclass

@@ -55,16 +55,18 @@ def library_step(case: Setup, mesh: Mesh, abstract: bool = False) -> Runner:
 
     Abstract: with shapes instead of arrays, to lower and never to call; so for every step here.
     """
-    methods, numbers = case.methods, optim.numbers(OPTIM, OPTIM.learning_rate)
+    constants = case.methods, optim.numbers(OPTIM, OPTIM.learning_rate), case.now, SEED
+    methods, numbers, now, seed = sharding.put_replicated(constants, mesh)
     batches = _batches(case, mesh, abstract)
-    first = methods, numbers, *case.counts, batches[0], SEED
+    first = methods, numbers, now, batches[0], seed
     fresh = functools.partial(fresh_state, case.program, mesh)
     state = _placed(jax.eval_shape(fresh, *first), mesh) if abstract else fresh(*first)
-    methods, teachers = sharding.put_replicated(methods, mesh), _teachers(case, mesh, abstract)
+    teachers = _teachers(case, mesh, abstract)
 
     def arguments(state: Any, batch: Batch) -> tuple:
-        rate = np.float32(OPTIM.learning_rate)  # may differ at every step
-        return state, methods, numbers.replace(learning_rate=rate), batch, teachers, SEED
+        # It may differ at every step.
+        rate = sharding.put_replicated(np.float32(OPTIM.learning_rate), mesh)
+        return state, methods, numbers.replace(learning_rate=rate), now, batch, teachers, seed
 
     step = compile_step(case.program, mesh)
     return Runner(step, arguments, state, batches)

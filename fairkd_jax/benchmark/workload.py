@@ -19,7 +19,7 @@ from fairkd_jax.models.net import Net, make_net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import optim
 from fairkd_jax.train.step import Methods, Program, make_spec, table_of
-from fairkd_jax.types import Array, Batch
+from fairkd_jax.types import Array, Batch, Now
 
 NUM_BATCHES = 8  # that take turns
 NUM_ATTRIBUTES = 2
@@ -147,7 +147,7 @@ class Setup:
     program: Program
     methods: Methods
     batch: Batch  # of shapes: the rows of this process
-    counts: tuple[np.ndarray, np.ndarray]  # examples by group (NaN where hidden), by label
+    now: Now  # counts of examples by group (NaN where hidden) and by label
 
     def batches(self) -> list[Batch]:
         """Numpy arrays, the rows of this process."""
@@ -226,8 +226,9 @@ def setup(work: Workload) -> Setup:
         groups = np.full_like(groups, np.nan)
         batch = {k: v for k, v in batch.items() if k not in ("attribute", "group")}
     methods = jax.tree.map(np.float32, methods)
-    methods.debias.check(make_spec(program, methods, groups, labels, batch))
-    return Setup(work, program, methods, batch, (groups, labels))
+    now = Now(np.float32(NUM_BATCHES), groups, labels)
+    methods.debias.check(make_spec(program, methods, now, batch))
+    return Setup(work, program, methods, batch, now)
 
 
 def _net(work: Workload, preset: str) -> Net:

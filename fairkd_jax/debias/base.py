@@ -3,7 +3,8 @@
 With no hook overridden a method is empirical risk minimisation. A method is a pytree
 (`flax.struct.dataclass`): its numbers are leaves, traced, so that a sweep over them compiles once;
 names and booleans are `struct.field(pytree_node=False, default=...)`. It holds no state: own
-parameters and own memory come from `init` and travel in the training state.
+parameters and own memory come from `init` and travel in the training state. `now` tells a hook that
+memory, the step, how many there will be, and counts of the training split.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from flax import struct
 
 from fairkd_jax.config import Stage
 from fairkd_jax.losses import masked_mean, task_loss
-from fairkd_jax.types import Array, Batch, Outputs, Spec, Terms
+from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms
 
 
 @struct.dataclass
@@ -55,11 +56,13 @@ class Debiaser:
         """(own parameters, own memory)."""
         return {}, {}
 
-    def prepare(self, batch: Batch, key: Array) -> tuple[Batch, dict[str, Any]]:
+    def prepare(self, batch: Batch, now: Now, key: Array) -> tuple[Batch, dict[str, Any]]:
         """The batch to train on, and edits by tap name for every net that reads it."""
         return batch, {}
 
-    def task(self, outputs: dict[str, Outputs], batch: Batch, params: dict[str, Any]) -> Array:
+    def task(
+        self, outputs: dict[str, Outputs], batch: Batch, params: dict[str, Any], now: Now
+    ) -> Array:
         """Task loss of the student by example, float32 [B]; outputs are keyed by net name."""
         return task_loss(outputs["student"].logits, batch)
 
@@ -69,11 +72,11 @@ class Debiaser:
         outputs: dict[str, Outputs],
         batch: Batch,
         params: dict[str, Any],
-        memory: dict[str, Any],
+        now: Now,
         key: Array,
     ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
         """(scalar loss, memory after the step, metrics); reduce `terms.total` over real rows."""
-        return masked_mean(terms.total, batch["real"]), memory, {}
+        return masked_mean(terms.total, batch["real"]), now.memory, {}
 
 
 def require_groups(spec: Spec, method: str) -> None:

@@ -73,7 +73,7 @@ class DANN(Debiaser):
             params["label_embedding"] = jax.random.normal(embed, shape)
         return params, {}
 
-    def __call__(self, terms, outputs, batch, params, memory, key):
+    def __call__(self, terms, outputs, batch, params, now, key):
         """Adds the discriminator's loss, seen through a gradient reversal by the features."""
         x = reverse_gradient(outputs["student"].features, jnp.asarray(self.strength))
         if self.conditional:
@@ -87,4 +87,4 @@ class DANN(Debiaser):
         losses = losses + self.gradient_penalty * jnp.sum(slope**2, axis=1)
         adversary = masked_mean(losses, batch["real"])
         metrics = {"discriminator_loss": adversary}
-        return masked_mean(terms.total, batch["real"]) + adversary, memory, metrics
+        return masked_mean(terms.total, batch["real"]) + adversary, now.memory, metrics

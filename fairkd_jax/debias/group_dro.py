@@ -33,18 +33,18 @@ class GroupDRO(Debiaser):
         require_groups(spec, "group_dro")
 
     def init(self, spec, key):
-        """Memory: weights and training counts of the groups."""
+        """Memory: weights of the groups."""
         groups = spec.group_counts.shape[0]
         q = jnp.full(groups, 1.0 / groups, jnp.float32)
-        return {}, {"q": q, "counts": spec.group_counts}
+        return {}, {"q": q}
 
-    def __call__(self, terms, outputs, batch, params, memory, key):
+    def __call__(self, terms, outputs, batch, params, now, key):
         """Updates `q`, then weighs the group means of this batch by it."""
-        q, counts = memory["q"], memory["counts"]
+        q = now.memory["q"]
         losses, present = group_means(terms.total, batch["group"], batch["real"], q.shape[0])
-        margin = jnp.where(present > 0, self.adjustment / jnp.sqrt(counts), 0.0)
+        margin = jnp.where(present > 0, self.adjustment / jnp.sqrt(now.group_counts), 0.0)
         # A softmax of log q + x is q exp(x) renormalised, and never overflows.
         ascent = self.step_size * (jax.lax.stop_gradient(losses) + margin)
         q = jax.nn.softmax(jnp.log(q) + ascent).astype(q.dtype)
         metrics = {f"q{g}": q[g] for g in range(q.shape[0])}
-        return jnp.sum(q * losses), memory | {"q": q}, metrics
+        return jnp.sum(q * losses), {"q": q}, metrics

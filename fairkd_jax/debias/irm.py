@@ -47,16 +47,13 @@ class IRM(Debiaser):
     anneal_steps: Array = 500  # the weight is 1 before this step
 
     def init(self, spec, key):
-        """Memory: how many steps were made, and each environment's penalty in the last one."""
-        return {}, {
-            "step": jnp.zeros((), jnp.int32),
-            "penalties": jnp.zeros(spec.num_attributes, jnp.float32),
-        }
+        """Memory: each environment's penalty in the last step."""
+        return {}, {"penalties": jnp.zeros(spec.num_attributes, jnp.float32)}
 
-    def __call__(self, terms, outputs, batch, params, memory, key):
+    def __call__(self, terms, outputs, batch, params, now, key):
         """The penalty is 0 for an environment with fewer than two examples in the batch."""
         environment, real = batch["attribute"], batch["real"]
-        environments = memory["penalties"].shape[0]
+        environments = now.memory["penalties"].shape[0]
         risks, present = group_means(terms.total, environment, real, environments)
 
         slopes = scale_gradient(outputs["student"].logits, batch["label"])
@@ -66,8 +63,7 @@ class IRM(Debiaser):
 
         there = (present > 0).astype(risks.dtype)
         penalty = masked_mean(penalties, there)
-        weight = jnp.where(memory["step"] < self.anneal_steps, 1.0, self.weight)
+        weight = jnp.where(now.step < self.anneal_steps, 1.0, self.weight)
         loss = masked_mean(risks, there) + weight * penalty
-        last = jax.lax.stop_gradient(penalties).astype(memory["penalties"].dtype)
-        memory = {"step": memory["step"] + 1, "penalties": last}
-        return loss, memory, {"penalty": penalty, "penalty_weight": weight}
+        last = jax.lax.stop_gradient(penalties).astype(now.memory["penalties"].dtype)
+        return loss, {"penalties": last}, {"penalty": penalty, "penalty_weight": weight}

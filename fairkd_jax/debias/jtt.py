@@ -55,8 +55,8 @@ class JTT(Debiaser):
                 f"{float(self.identify_share):.3g}) or with more regularisation"
             )
 
-    def __call__(self, terms, outputs, batch, params, memory, key):
+    def __call__(self, terms, outputs, batch, params, now, key):
         """`mean((1 + (factor - 1) mistake) l)` over real examples."""
         mistake = batch["tables"]["mistakes"]["mistake"].astype(terms.total.dtype)
         loss = masked_mean((1.0 + (self.factor - 1.0) * mistake) * terms.total, batch["real"])
-        return loss, memory, {"mistakes": masked_mean(mistake, batch["real"])}
+        return loss, now.memory, {"mistakes": masked_mean(mistake, batch["real"])}

@@ -44,14 +44,14 @@ class LfF(Debiaser):
         averages = {net: jnp.zeros(spec.num_examples, jnp.float32) for net in ("biased", "student")}
         return {}, averages | {"label": jnp.full(spec.num_examples, -1, jnp.int32)}
 
-    def __call__(self, terms, outputs, batch, params, memory, key):
+    def __call__(self, terms, outputs, batch, params, now, key):
         """The student's weighted mean loss plus the biased net's; the nets share no parameter."""
         real, label = batch["real"], batch["label"]
         biased = outputs["biased"].logits
         visits = {"biased": cross_entropy(biased, label), "student": terms.task}
         visits = jax.lax.stop_gradient(visits)
 
-        memory, relative = self._remember(memory, visits, batch, biased.shape[1])
+        memory, relative = self._remember(now.memory, visits, batch, biased.shape[1])
         weights = relative["biased"] / (relative["biased"] + relative["student"] + 1e-8)
         student_loss = masked_mean(weights * terms.total, real)
         biased_loss = masked_mean(generalized_cross_entropy(biased, label, self.q), real)

@@ -43,7 +43,7 @@ class Mixup(Debiaser):
         if not self.alpha > 0:
             raise ValueError(f"mixup: alpha = {self.alpha}, expected a number above 0")
 
-    def prepare(self, batch: Batch, key):
+    def prepare(self, batch: Batch, now, key):
         """The batch with its partners' labels, and the edit that mixes the inputs."""
         weight_key, partner_key = jax.random.split(key)
         drawn = jax.random.beta(weight_key, self.alpha, self.alpha, dtype=jnp.float32)

@@ -49,7 +49,7 @@ class PoE(Debiaser):
         table = TableStage(columns=("log_probs",), split=base.config.data.split)
         return base.hang(bias=Stage("table", table, {"net": bias}))
 
-    def task(self, outputs, batch, params):
+    def task(self, outputs, batch, params, now):
         """Cross-entropy of the product, [B]; `log softmax(z)` and `z` differ by a constant."""
         bias = batch["tables"]["bias"]["log_probs"]
         return cross_entropy(outputs["student"].logits + self.exponent * bias, batch["label"])

@@ -45,7 +45,7 @@ class Reweight(Debiaser):
         counts = spec.group_counts if self.by == "group" else spec.label_counts
         return {}, {"weights": balancing_weights(counts, self.power)}
 
-    def __call__(self, terms, outputs, batch, params, memory, key):
+    def __call__(self, terms, outputs, batch, params, now, key):
         """`mean(w l)` over real examples: not divided by the sum of the weights."""
-        weights = memory["weights"][batch[self.by]]
-        return masked_mean(weights * terms.total, batch["real"]), memory, {}
+        weights = now.memory["weights"][batch[self.by]]
+        return masked_mean(weights * terms.total, batch["real"]), now.memory, {}

@@ -2,6 +2,7 @@
 
 With no hook overridden a method is no distillation. Like debiasing methods these are pytrees:
 numbers are traced leaves, names and booleans are `struct.field(pytree_node=False, default=...)`.
+What a method remembers, and what it may know of step and data, it is told in `now`.
 """
 
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from fairkd_jax.config import Stage
-from fairkd_jax.types import KD, Array, Batch, Outputs, Spec
+from fairkd_jax.types import KD, Array, Batch, Now, Outputs, Spec
 
 
 @struct.dataclass
@@ -42,13 +43,21 @@ class Distiller:
     def check(self, spec: Spec) -> None:
         """Raises ValueError before any compute where the two nets do not go together."""
 
-    def init(self, spec: Spec, key: Array) -> dict[str, Any]:
-        """Own parameters (projections), trained with the student."""
-        return {}
+    def init(self, spec: Spec, key: Array) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(own parameters, as projections, trained with the student; own memory)."""
+        return {}, {}
 
     def __call__(
-        self, student: Outputs, teachers: tuple[Outputs, ...], batch: Batch, params: dict[str, Any]
+        self,
+        student: Outputs,
+        teachers: tuple[Outputs, ...],
+        batch: Batch,
+        params: dict[str, Any],
+        now: Now,
     ) -> KD:
-        """Losses by example, [B] float32; the gradient stops at the teachers."""
+        """Losses by example, [B] float32; the gradient stops at the teachers.
+
+        A method with a memory returns it with them, as it is after the step.
+        """
         zeros = jnp.zeros(student.logits.shape[0], jnp.float32)
         return KD(per_example=zeros, penalty=jnp.zeros((), jnp.float32))

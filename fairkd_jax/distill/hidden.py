@@ -91,9 +91,9 @@ class Hidden(Distiller):
                 draw = jax.random.fold_in(jax.random.fold_in(key, i), k)
                 kernel = jax.nn.initializers.lecun_normal()(draw, size)
                 params[_name((s, t), k)] = {"kernel": kernel, "bias": jnp.zeros(size[1])}
-        return params
+        return params, {}
 
-    def __call__(self, student, teachers, batch, params):
+    def __call__(self, student, teachers, batch, params, now):
         """Mean squared error over features and positions that are real in both nets, [B]."""
         losses = []
         for s, t in self.pairs:

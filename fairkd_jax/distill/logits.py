@@ -30,7 +30,7 @@ class Logits(Distiller):
                     f"the student {spec.num_classes}"
                 )
 
-    def __call__(self, student, teachers, batch, params):
+    def __call__(self, student, teachers, batch, params, now):
         """`T^2` times the KL divergence, mean over teachers, [B]."""
         t = self.temperature
         losses = [t**2 * kl_divergence(x.logits, student.logits, t) for x in teachers]

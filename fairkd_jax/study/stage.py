@@ -164,7 +164,8 @@ def _transfer(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config = stage.config
     net = loop.net_of(config.data, config.model)
-    fresh = fresh_net(net, place.mesh, np.uint32(config.seed))
+    seed = sharding.put_replicated(np.uint32(config.seed), place.mesh)
+    fresh = fresh_net(net, place.mesh, seed)
     teacher = place.net(stage.inputs["net"])
     variables, done = transfer(*teacher, net, fresh, config.transfer)
     for line in done.lines():  # not as info, which launchers do not show

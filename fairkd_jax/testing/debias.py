@@ -61,8 +61,8 @@ def test_check_accepts_sound_data(method):
 
 
 def test_one_step_is_finite_and_keeps_its_memory(method):
-    params, memory = tiny_step.start(method)
-    (loss, (after, metrics)), grads = tiny_step.run(method, params, memory, batch_for(method), KEY)
+    params, now = tiny_step.start(method)
+    (loss, (after, metrics)), grads = tiny_step.run(method, params, now, batch_for(method), KEY)
     assert loss.shape == () and loss.dtype == jnp.float32
     assert all(v.shape == () for v in metrics.values())
     for x in jax.tree.leaves((loss, after, metrics, grads)):
@@ -70,33 +70,36 @@ def test_one_step_is_finite_and_keeps_its_memory(method):
     assert any(np.any(g != 0) for g in jax.tree.leaves(grads["nets"]["student"]))
     for net in method.extra_nets:
         assert any(np.any(g != 0) for g in jax.tree.leaves(grads["nets"][net]))
-    assert jax.tree.structure(after) == jax.tree.structure(memory)
-    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(memory)):
+    assert jax.tree.structure(after) == jax.tree.structure(now.memory)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(now.memory)):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
 
 
 def test_padding_rows_change_nothing(method):
-    params, memory = tiny_step.start(method)
+    params, now = tiny_step.start(method)
     batch = batch_for(method, rows=12)
     close(
-        tiny_step.run(method, params, memory, batch, KEY),
-        tiny_step.run(method, params, memory, tiny_step.pad(batch), KEY),
+        tiny_step.run(method, params, now, batch, KEY),
+        tiny_step.run(method, params, now, tiny_step.pad(batch), KEY),
     )
 
 
 def test_a_batch_of_padding_alone_is_finite(method):
-    params, memory = tiny_step.start(method)
+    params, now = tiny_step.start(method)
     batch = batch_for(method)
     batch["real"] = jnp.zeros_like(batch["real"])
-    (loss, (after, _)), grads = tiny_step.run(method, params, memory, batch, KEY)
+    (loss, (after, _)), grads = tiny_step.run(method, params, now, batch, KEY)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, after, grads)))
 
 
 def test_other_numbers_are_no_new_trace(method):
-    params, memory = tiny_step.start(method)
-    (_, (memory, _)), _ = tiny_step.run(method, params, memory, batch_for(method), KEY)
+    params, now = tiny_step.start(method)
+    (_, (memory, _)), _ = tiny_step.run(method, params, now, batch_for(method), KEY)
     traced = len(tiny_step.TRACES)
-    tiny_step.run(other_numbers(method), params, memory, batch_for(method), KEY)
+    counts = [2.0 * n for n in tiny_step.COUNTS]
+    later = tiny_step.make_now(method, memory, counts, step=40, steps=80.0)
+    for told in (tiny_step.after(now, memory), later):
+        tiny_step.run(other_numbers(method), params, told, batch_for(method), KEY)
     assert len(tiny_step.TRACES) == traced
 
 
@@ -104,6 +107,7 @@ def test_lanes_give_what_each_run_gives_alone(method):
     methods = (method, other_numbers(method))
     keys = jax.random.split(KEY)
     starts = [tiny_step.start(m, seed) for seed, m in enumerate(methods)]
+    starts = [(p, n.replace(step=n.step + k, steps=n.steps + k)) for k, (p, n) in enumerate(starts)]
     batches = [batch_for(method, seed=s) for s in (0, 1)]
     lanes = jax.tree.map(
         lambda *v: jnp.stack([jnp.asarray(x) for x in v]),
@@ -116,23 +120,22 @@ def test_lanes_give_what_each_run_gives_alone(method):
 
 
 def test_eight_devices_give_what_one_gives(method):
-    params, memory = tiny_step.start(method)
+    params, now = tiny_step.start(method)
     batch = tiny_step.pad(batch_for(method, rows=12))
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
     spread = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-    rest = jax.device_put((method, params, memory), NamedSharding(mesh, PartitionSpec()))
-    close(tiny_step.run(method, params, memory, batch, KEY), tiny_step.run(*rest, spread, KEY))
+    rest = jax.device_put((method, params, now), NamedSharding(mesh, PartitionSpec()))
+    close(tiny_step.run(method, params, now, batch, KEY), tiny_step.run(*rest, spread, KEY))
 
 
 def test_a_mean_over_examples_accumulates(method):
     """Two halves of a batch, averaged, are the batch, unless the method says otherwise."""
-    params, memory = tiny_step.start(method)
+    params, now = tiny_step.start(method)
     batch = batch_for(method)
-    whole = tiny_step.run(method, params, memory, batch, KEY)
+    whole = tiny_step.run(method, params, now, batch, KEY)
     even = jnp.asarray(np.arange(len(batch["real"])) % 2 == 0, jnp.float32)
     halves = [
-        tiny_step.run(method, params, memory, batch | {"real": half}, KEY)
-        for half in (even, 1 - even)
+        tiny_step.run(method, params, now, batch | {"real": half}, KEY) for half in (even, 1 - even)
     ]
     if method.couples_examples:
         assert not np.allclose(whole[0][0], (halves[0][0][0] + halves[1][0][0]) / 2, rtol=1e-4)
@@ -145,11 +148,11 @@ def test_the_task_hook_is_per_example(method):
     """Padding and order aside, an example's task loss does not depend on the other examples."""
     if method.changes_inputs:
         pytest.skip("mixes examples before the task loss")
-    params, _ = tiny_step.start(method)
+    params, now = tiny_step.start(method)
     batch = batch_for(method)
     outputs = {n: tiny_step.apply(w, batch, {}, method.taps) for n, w in params["nets"].items()}
     first = lambda tree: jax.tree.map(lambda x: x[:4], tree)  # noqa: E731
     close(
-        first(method.task(outputs, batch, params["debias"])),
-        method.task(first(outputs), first(batch), params["debias"]),
+        first(method.task(outputs, batch, params["debias"], now)),
+        method.task(first(outputs), first(batch), params["debias"], now),
     )

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fairkd_jax import losses, registry
-from fairkd_jax.types import Outputs, Spec
+from fairkd_jax.types import Now, Outputs, Spec
 
-CLASSES, TOKENS = 3, 4
+CLASSES, TOKENS, EXAMPLES = 3, 4, 20
 
 
 @pytest.fixture
@@ -37,15 +37,24 @@ def batch(rows: int = 6) -> dict:
 
 
 def make_spec(student: Outputs, teachers: tuple[Outputs, ...]) -> Spec:
-    return Spec(jnp.ones(6), jnp.ones(3), student, teachers, num_classes=CLASSES)
+    counts = jnp.ones(6), jnp.ones(3)
+    return Spec(*counts, student, teachers, num_classes=CLASSES, num_examples=EXAMPLES)
 
 
-def step(method, params, student, teachers, batch):
-    """((mean loss, per example), gradients by parameters and student)."""
+def make_now(memory=None, step: int = 0, steps: float = 100.0) -> Now:
+    """What training tells a method in a step."""
+    counts = jnp.ones(6), jnp.ones(3)
+    steps, step = jnp.asarray(steps, jnp.float32), jnp.asarray(step, jnp.int32)
+    return Now(steps, *counts, step, {} if memory is None else memory)
+
+
+def step(method, params, student, teachers, batch, now):
+    """((mean loss, (per example, memory)), gradients by parameters and student)."""
 
     def loss(params, student):
-        kd = method(student, teachers, batch, params)
-        return losses.masked_mean(kd.per_example, batch["real"]) + kd.penalty, kd.per_example
+        kd = method(student, teachers, batch, params, now)
+        value = losses.masked_mean(kd.per_example, batch["real"]) + kd.penalty
+        return value, (kd.per_example, kd.memory)
 
     return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, student)
 
@@ -63,8 +72,8 @@ def setting(method, seed=0, rows=6):
     student = outputs(5, seed, rows, method.student_taps)
     widths = (7, 8)
     teachers = tuple(outputs(w, seed + w, rows, method.teacher_taps) for w in widths)
-    params = method.init(make_spec(student, teachers), jax.random.key(seed))
-    return params, student, teachers, batch(rows)
+    params, memory = method.init(make_spec(student, teachers), jax.random.key(seed))
+    return params, student, teachers, batch(rows), make_now(memory)
 
 
 def other_numbers(method):
@@ -84,12 +93,15 @@ def test_numbers_are_leaves_and_choices_hash(method, plugin):
 
 
 def test_losses_are_finite_by_example_and_stop_at_the_teachers(method):
-    params, student, teachers, made = setting(method)
+    params, student, teachers, made, now = setting(method)
     method.check(make_spec(student, teachers))
-    (loss, per_example), grads = run(method, params, student, teachers, made)
+    (loss, (per_example, memory)), grads = run(method, params, student, teachers, made, now)
     assert per_example.shape == (6,) and per_example.dtype == jnp.float32
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, grads)))
-    by_teacher = jax.grad(lambda t: jnp.sum(method(student, t, made, params).per_example))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, grads, memory)))
+    assert jax.tree.structure(memory) == jax.tree.structure(now.memory)
+    for new, old in zip(jax.tree.leaves(memory), jax.tree.leaves(now.memory)):
+        assert (new.shape, new.dtype) == (old.shape, old.dtype)
+    by_teacher = jax.grad(lambda t: jnp.sum(method(student, t, made, params, now).per_example))
     back = jax.jit(by_teacher)(teachers)
     assert all(np.all(g == 0) for g in jax.tree.leaves(back))
     if method.reads != "nothing":
@@ -97,18 +109,18 @@ def test_losses_are_finite_by_example_and_stop_at_the_teachers(method):
 
 
 def test_a_method_reads_only_what_it_says(method):
-    params, student, teachers, made = setting(method)
+    params, student, teachers, made, now = setting(method)
     if method.reads == "inside":
         teachers = tuple(t.replace(logits=jnp.full_like(t.logits, jnp.nan)) for t in teachers)
     elif method.reads == "logits":
         teachers = tuple(Outputs(t.logits) for t in teachers)
     else:
         teachers = ()
-    assert np.isfinite(run(method, params, student, teachers, made)[0][0])
+    assert np.isfinite(run(method, params, student, teachers, made, now)[0][0])
 
 
 def test_padding_rows_change_nothing(method):
-    params, student, teachers, made = setting(method)
+    params, student, teachers, made, now = setting(method)
 
     def grow(tree):
         def extend(x):
@@ -120,16 +132,19 @@ def test_padding_rows_change_nothing(method):
         "label": jnp.pad(made["label"], (2, 1)),
         "real": jnp.pad(made["real"], (2, 1)),
     }
-    (loss, by), (own, grads) = run(method, params, student, teachers, made)
-    (loss2, by2), (own2, grads2) = run(method, params, *grow((student, teachers)), padded)
-    close((loss, by, own, grads), (loss2, by2[2:-1], own2, jax.tree.map(lambda x: x[2:-1], grads2)))
+    (loss, (by, memory)), (own, grads) = run(method, params, student, teachers, made, now)
+    grown = run(method, params, *grow((student, teachers)), padded, now)
+    (loss2, (by2, memory2)), (own2, grads2) = grown
+    grads2 = jax.tree.map(lambda x: x[2:-1], grads2)
+    close((loss, by, memory, own, grads), (loss2, by2[2:-1], memory2, own2, grads2))
 
 
 def test_examples_do_not_meet(method):
-    params, student, teachers, made = setting(method)
+    params, student, teachers, made, now = setting(method)
     first = lambda tree: jax.tree.map(lambda x: x[:2], tree)  # noqa: E731
-    whole = method(student, teachers, made, params).per_example
-    close(whole[:2], method(first(student), first(teachers), first(made), params).per_example)
+    whole = method(student, teachers, made, params, now).per_example
+    few = method(first(student), first(teachers), first(made), params, now).per_example
+    close(whole[:2], few)
 
 
 def test_other_numbers_are_no_new_trace(method):
@@ -140,13 +155,15 @@ def test_other_numbers_are_no_new_trace(method):
         return step(*args)
 
     once = jax.jit(counted)
-    for m in (method, other_numbers(method)):
-        once(m, *setting(method))
+    *rest, now = setting(method)
+    for m, k in ((method, 0), (other_numbers(method), 1)):
+        once(m, *rest, now.replace(step=now.step + k, steps=now.steps + k))
     assert len(traces) == 1
 
 
 def test_lanes_give_what_each_run_gives_alone(method):
     lanes = [(m, *setting(m, seed)) for seed, m in enumerate((method, other_numbers(method)))]
+    lanes = [(*rest, now.replace(step=now.step + k)) for k, (*rest, now) in enumerate(lanes)]
     stacked = jax.tree.map(lambda *v: jnp.stack([jnp.asarray(x) for x in v]), *lanes)
     together = jax.jit(jax.vmap(step))(*stacked)
     for i, lane in enumerate(lanes):

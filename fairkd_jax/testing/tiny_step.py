@@ -6,7 +6,7 @@ import numpy as np
 
 from fairkd_jax.config import Data, Mix, Optim, Stage, Train, TrainStage
 from fairkd_jax.models.tape import Tape
-from fairkd_jax.types import Array, Outputs, Spec, Terms
+from fairkd_jax.types import Array, Now, Outputs, Spec, Terms
 
 CLASSES, ATTRIBUTES, INPUTS, WIDTH, EXAMPLES = 3, 2, 4, 5, 40
 COUNTS = (30.0, 4.0, 9.0, 16.0, 5.0, 25.0)  # training examples by group
@@ -98,13 +98,20 @@ def make_spec(method, counts=COUNTS) -> Spec:
     return Spec(groups, labels, student, (), CLASSES, ATTRIBUTES, EXAMPLES)
 
 
+def make_now(method, memory, counts=COUNTS, step: int = 0, steps: float = 100.0) -> Now:
+    """What training tells a method in a step."""
+    spec = make_spec(method, counts)
+    steps, step = jnp.asarray(steps, jnp.float32), jnp.asarray(step, jnp.int32)
+    return Now(steps, spec.group_counts, spec.label_counts, step, memory)
+
+
 @jax.jit
 def _init(method, counts, seed: Array) -> tuple[dict, dict]:
     return method.init(make_spec(method, counts), jax.random.key(seed))
 
 
-def start(method, seed: int = 0, counts=COUNTS) -> tuple[dict, dict]:
-    """Parameters of all nets and of the method, and its memory."""
+def start(method, seed: int = 0, counts=COUNTS) -> tuple[dict, Now]:
+    """Parameters of all nets and of the method, and what it is told in the first step."""
     r = np.random.RandomState(seed)
     nets = {
         name: jax.tree.map(
@@ -113,7 +120,7 @@ def start(method, seed: int = 0, counts=COUNTS) -> tuple[dict, dict]:
         for name in ("student", *method.extra_nets)
     }
     own, memory = _init(method, counts, seed)
-    return {"nets": nets, "debias": own}, memory
+    return {"nets": nets, "debias": own}, make_now(method, memory, counts)
 
 
 def apply(weights: dict, batch: dict, edits: dict, save: str) -> Outputs:
@@ -123,19 +130,24 @@ def apply(weights: dict, batch: dict, edits: dict, save: str) -> Outputs:
     return Outputs(features @ weights["head"], features, tape.finish())
 
 
-def step(method, params: dict, memory: dict, batch: dict, key: jax.Array):
+def step(method, params: dict, now: Now, batch: dict, key: jax.Array):
     """((loss, (memory, metrics)), gradients) of one step, as training makes it."""
     TRACES.append(type(method).__name__)
 
     def loss(params):
-        changed, edits = method.prepare(batch, key)
+        changed, edits = method.prepare(batch, now, key)
         outputs = {n: apply(w, changed, edits, method.taps) for n, w in params["nets"].items()}
-        task = method.task(outputs, changed, params["debias"])
+        task = method.task(outputs, changed, params["debias"], now)
         terms = Terms(task=task, distill=jnp.zeros_like(task), total=task)
-        value, *rest = method(terms, outputs, changed, params["debias"], memory, key)
+        value, *rest = method(terms, outputs, changed, params["debias"], now, key)
         return value, tuple(rest)
 
     return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def after(now: Now, memory: dict) -> Now:
+    """What the next step is told."""
+    return now.replace(step=now.step + 1, memory=memory)
 
 
 run = jax.jit(step)

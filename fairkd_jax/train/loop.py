@@ -6,7 +6,6 @@ checkpoint at step s means that everything up to s was checked, logged and valid
 
 import contextlib
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,17 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.sharding import Mesh
 
 from fairkd_jax import processes, registry, sharding
 from fairkd_jax.config import Data, Train, TrainStage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import Table
-from fairkd_jax.models import pretrained, weights
+from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net, make_net
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.train import log, optim
+from fairkd_jax.train import log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
 from fairkd_jax.train.step import (
     Methods,
@@ -38,7 +36,7 @@ from fairkd_jax.train.step import (
     table_of,
 )
 from fairkd_jax.train.trackers import Tracker
-from fairkd_jax.types import Path, TrainState
+from fairkd_jax.types import Now, Path, TrainState
 
 SCOPES = ("total", "task")
 
@@ -150,37 +148,9 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
     source = opened.source(config.data.split)
     for net in (program.student, *filter(None, teachers.values())):
         source.require(net.view, net.architecture.rows())
-    if start := weights.split(config.model)[1]:
-        _check_published(config.data, program.student, start)
+    if found := weights.split(config.model)[1]:
+        start.check_published(config.data, program.student, found)
     return program, jax.tree.map(np.float32, methods)
-
-
-def _check_published(data: Data, net: Net, start: weights.Start) -> None:
-    """Raises ValueError for published weights of other shapes, labels or inputs than the net's."""
-    opened = pipeline.open_data(data)
-    label_names = opened.dataset.info.label_names
-    pretrained.check(net, start.pretrained, start.head, label_names, start.label_map)
-    folder = weights.find(start.pretrained).folder
-    view = registry.build("views", data.views[net.view])
-    wanted = view.options_for(folder, opened.encoders[net.view])
-    if wanted is None:
-        _say_on_trust(folder, net.view)
-    elif wanted:
-        options = " ".join(f"data.views.{net.view}.{k}={v}" for k, v in wanted.items())
-        raise ValueError(
-            f"the weights {start.pretrained} were made for other inputs than view {net.view!r} "
-            f"gives: to them its numbers mean other words or pixels. What they read: {options}"
-        )
-
-
-@functools.lru_cache(maxsize=64)
-def _say_on_trust(folder: Path, view: str) -> None:
-    logging.warning(
-        "nothing in %s says which inputs its weights were made for: that they read what view %r "
-        "gives is taken on trust",
-        folder,
-        view,
-    )
 
 
 def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) -> Any:
@@ -197,12 +167,13 @@ def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) 
     )
 
 
-def _counts(config: TrainStage, methods: Methods) -> tuple[np.ndarray, np.ndarray]:
-    """Training examples by group (NaN for a method that may not see them) and by label."""
+def _now(config: TrainStage, methods: Methods) -> Now:
+    """What is true of the whole run; no counts by group for a method that may not see them."""
     split = pipeline.open_data(config.data).source(config.data.split).split
     groups = split.counts().astype(np.float32)
     labels = groups.reshape(len(split.info.label_names), -1).sum(axis=1)
-    return groups if methods.debias.sees_attributes else np.full_like(groups, np.nan), labels
+    groups = groups if methods.debias.sees_attributes else np.full_like(groups, np.nan)
+    return Now(np.float32(config.train.steps), groups, labels)
 
 
 def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
@@ -219,7 +190,7 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
         for name, net in program.teachers
         if net is None
     }
-    spec = make_spec(program, methods, *_counts(config, methods), batch)
+    spec = make_spec(program, methods, _now(config, methods), batch)
     methods.debias.check(spec)
     for distiller in methods.distill:
         distiller.check(spec)
@@ -265,18 +236,14 @@ def run(
 
     batches = _batches(config, methods, inputs.tables)
     rates = optim.learning_rates(config.optim, train.steps)
-    seed = np.uint32(config.seed)
     numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
-    arguments = (
-        *(sharding.put_replicated(a, mesh) for a in (methods, numbers)),
-        *_counts(config, methods),
-        sharding.put_batch(batches[0], mesh),
-        seed,
-    )
-    state = fresh_state(program, mesh, *arguments)
-    state = _start_from_published(state, program.student, config)
+    constants = methods, numbers, _now(config, methods), np.uint32(config.seed)
+    methods, numbers, now, seed = sharding.put_replicated(constants, mesh)
+    first = sharding.put_batch(batches[0], mesh)
+    state = fresh_state(program, mesh, methods, numbers, now, first, seed)
+    state = start.from_published(state, program.student, config)
     if inputs.start is not None:
-        state = _start_from(state, inputs.start)
+        state = start.from_variables(state, inputs.start)
 
     # What decides the outcome beside the state; all of it is in each checkpoint.
     best = jax.tree.map(jnp.copy, student_variables(state)) if selects else {}
@@ -292,22 +259,22 @@ def run(
             state, best = TrainState(**tree["state"]), tree["best"]
             reached, lines = progress["reached"], progress["lines"]
             stale, means = progress.get("stale", 0), log.Means(**progress.get("means", {}))
-        done = start = int(state.step)
+        done = begun = int(state.step)
         told = trackers() if jax.process_index() == 0 else ()
         for tracker in told:
             stack.callback(tracker.close)
         writer = log.Writer(folder / "metrics.jsonl", lines, told)
         bar = stack.enter_context(
-            log.progress(total=train.steps, initial=start, desc=name, unit="step", leave=False)
+            log.progress(total=train.steps, initial=begun, desc=name, unit="step", leave=False)
         )
         step = compile_step(program, mesh)
-        methods, teachers = arguments[0], {k: v for k, (_, v) in inputs.teachers.items()}
-        stream = pipeline.prefetched(batches, start)
+        teachers = {k: v for k, (_, v) in inputs.teachers.items()}
+        stream = pipeline.prefetched(batches, begun)
         pending: list[dict] = []
-        for done in range(start + 1, train.steps + 1):
-            batch = sharding.put_batch(next(stream), mesh)
-            numbers = numbers.replace(learning_rate=rates[done - 1])
-            state, metrics = step(state, methods, numbers, batch, teachers, seed)
+        for done in range(begun + 1, train.steps + 1):
+            batch, rate = sharding.put_step(next(stream), rates[done - 1], mesh)
+            numbers = numbers.replace(learning_rate=rate)
+            state, metrics = step(state, methods, numbers, now, batch, teachers, seed)
             pending.append(metrics)
             bar.update()
             last = done == train.steps
@@ -358,31 +325,6 @@ def run(
 def _written(state: TrainState) -> dict[str, Any]:
     """A state as checkpoints have it: an average that is not kept is not in them."""
     return {k: v for k, v in vars(state).items() if k != "average" or v}
-
-
-def _start_from_published(state: Any, net: Net, config: TrainStage) -> Any:
-    """The state with the weights that the model's config names, if any, in every trained net."""
-    if (start := weights.split(config.model)[1]) is None:
-        return state
-    label_names = pipeline.open_data(config.data).dataset.info.label_names
-    for name, params in state.params["nets"].items():
-        fresh = {"params": params, "stats": state.stats[name]}
-        read = pretrained.load(
-            net, start.pretrained, fresh, start.head, label_names, start.label_map
-        )
-        state = _start_from(state, read, name)
-    return state
-
-
-def _start_from(state: Any, variables: Any, name: str = "student") -> Any:
-    """The state with the weights of one net replaced."""
-    old = {"params": state.params["nets"][name], "stats": state.stats[name]}
-    shapes, given = (jax.tree.map(np.shape, t) for t in (old, variables))
-    if shapes != given:
-        raise ValueError("the weights to start from are not those of this student's architecture")
-    variables = jax.tree.map(jnp.copy, variables)  # the state is donated, the net is not
-    params = state.params | {"nets": state.params["nets"] | {name: variables["params"]}}
-    return state.replace(params=params, stats=state.stats | {name: variables["stats"]})
 
 
 def _add_finite(means: log.Means, pending: list[dict], done: int, folder: Path) -> None:

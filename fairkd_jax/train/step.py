@@ -23,7 +23,7 @@ from fairkd_jax.distill.base import Distiller
 from fairkd_jax.losses import masked_mean
 from fairkd_jax.models.net import Net
 from fairkd_jax.train import optim
-from fairkd_jax.types import Array, Batch, Outputs, Spec, Terms, TrainState
+from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +88,14 @@ def _teacher_outputs(
     return jax.lax.stop_gradient(tuple(outputs))
 
 
-def make_spec(
-    program: Program, methods: Methods, group_counts: Array, label_counts: Array, batch: Batch
-) -> Spec:
+def make_spec(program: Program, methods: Methods, now: Now, batch: Batch) -> Spec:
     """What methods may know when they make their parameters; counts may be traced or concrete."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
     student_taps = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
     teacher_taps = _taps(*[d.teacher_taps for d in methods.distill])
     return Spec(
-        group_counts=group_counts,
-        label_counts=label_counts,
+        group_counts=now.group_counts,
+        label_counts=now.label_counts,
         student=program.student.shapes(shapes, student_taps),
         teachers=tuple(
             net.shapes(shapes, teacher_taps)
@@ -114,28 +112,29 @@ def make_spec(
 def init_params(
     methods: Methods, spec: Spec, nets: dict[str, Any], seed: Array
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(all that trains: the nets' parameters and the methods' own, memory of the debiasing)."""
+    """(all that trains: the nets' parameters and the methods' own, what the methods remember)."""
     debias_key, distill_key = jax.random.split(_stream(seed, INIT), 2)
     own, memory = methods.debias.init(spec, debias_key)
     distill = {
         str(i): d.init(spec, jax.random.fold_in(distill_key, i))
         for i, d in enumerate(methods.distill)
     }
-    return {"nets": nets, "debias": own, "distill": distill}, memory
+    params = {"debias": own, "distill": {i: made for i, (made, _) in distill.items()}}
+    memories = {"debias": memory, "distill": {i: made for i, (_, made) in distill.items()}}
+    return {"nets": nets, **params}, memories
 
 
 def init_state(
     program: Program,
     methods: Methods,
     numbers: optim.Numbers,
-    group_counts: Array,
-    label_counts: Array,
+    now: Now,
     batch: Batch,
     nets: dict[str, Any],
     seed: Array,
 ) -> TrainState:
     """A fresh state around the variables of the trained nets. `batch` gives shapes only."""
-    spec = make_spec(program, methods, group_counts, label_counts, batch)
+    spec = make_spec(program, methods, now, batch)
     params, memory = init_params(methods, spec, {k: v["params"] for k, v in nets.items()}, seed)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -166,21 +165,23 @@ def kept_variables(state: TrainState, numbers: optim.Numbers) -> dict[str, Any]:
     return jax.jit(optax.tree.bias_correction)(average.ema, numbers.ema, average.count)
 
 
-def task_losses(methods: Methods, outputs: dict, batch: Batch, own: dict) -> tuple[Array, Array]:
+def task_losses(
+    methods: Methods, outputs: dict, batch: Batch, own: dict, now: Now
+) -> tuple[Array, Array]:
     """The debiasing method's task loss, float32 [B], and with smoothed labels (arXiv 1512.00567).
 
     With e = `label_smoothing` and C labels the targets are 1 - e at the label and e / C at each.
     Cross-entropy is linear in them, so what is added is e times the mean of the loss over all
     labels, whatever else the method has in it.
     """
-    task, share = methods.debias.task(outputs, batch, own), methods.label_smoothing
+    task, share = methods.debias.task(outputs, batch, own, now), methods.label_smoothing
     if share is None:
         return task, task
     names = [k for k in ("label", "partner_label") if k in batch]
 
     def with_label(label: Array) -> Array:
         return methods.debias.task(
-            outputs, batch | {k: jnp.full_like(batch[k], label) for k in names}, own
+            outputs, batch | {k: jnp.full_like(batch[k], label) for k in names}, own, now
         )
 
     labels = jnp.arange(outputs["student"].logits.shape[1])
@@ -192,14 +193,15 @@ def _loss(
     program: Program,
     methods: Methods,
     stats: dict,
-    memory: dict,
+    now: Now,
     batch: Batch,
     teachers: dict[str, Any],
     key: Array,
 ) -> tuple[Array, tuple[dict, dict, dict]]:
-    """(scalar, (statistics, memory, metrics)) of one micro-batch."""
+    """(scalar, (statistics, memory, metrics)) of one micro-batch; `now` has all memory."""
+    ours = now.replace(memory=now.memory["debias"])
     mix_key, debias_key, *net_keys = jax.random.split(key, 2 + len(params["nets"]))
-    batch, edits = methods.debias.prepare(batch, mix_key)
+    batch, edits = methods.debias.prepare(batch, ours, mix_key)
     save = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
     outputs, new_stats = {}, {}
     for net_key, name in zip(net_keys, params["nets"]):
@@ -214,21 +216,24 @@ def _loss(
     answers = _teacher_outputs(program, methods, teachers, batch, edits)
 
     real, student = batch["real"], outputs["student"]
-    plain, task = task_losses(methods, outputs, batch, params["debias"])
+    plain, task = task_losses(methods, outputs, batch, params["debias"], ours)
     distill, penalty, metrics = jnp.zeros_like(task), jnp.zeros((), task.dtype), {}
+    memory = {"distill": {}}
     for i, distiller in enumerate(methods.distill):
-        kd = distiller(student, answers, batch, params["distill"][str(i)])
+        its = now.replace(memory=now.memory["distill"][str(i)])
+        kd = distiller(student, answers, batch, params["distill"][str(i)], its)
+        memory["distill"][str(i)] = kd.memory
         distill += distiller.weight * kd.per_example
         penalty += distiller.weight * kd.penalty
         metrics |= {f"distill{i}/{k}": v for k, v in kd.metrics.items()}
     inside = 1.0 if methods.scope == "total" else 0.0
     total = methods.task_weight * task + inside * methods.kd_weight * distill
-    loss, memory, own = methods.debias(
+    loss, memory["debias"], own = methods.debias(
         Terms(task=plain, distill=distill, total=total),
         outputs,
         batch,
         params["debias"],
-        memory,
+        ours,
         debias_key,
     )
     outside = (1.0 - inside) * masked_mean(distill, real) + penalty
@@ -248,6 +253,7 @@ def train_step(
     state: TrainState,
     methods: Methods,
     numbers: optim.Numbers,
+    now: Now,
     batch: Batch,
     teachers: dict[str, Any],
     seed: Array,
@@ -255,7 +261,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """The state after one step on one global batch, and the step's metrics (float32 scalars).
 
-    With a mesh, over which large parameters may be split, they are gathered to compute with.
+    With a mesh, over which large parameters may be split, they are gathered to compute with. `now`
+    holds what is true of the whole run: step and memory are those of the state.
 
     With `accumulate` = k the gradient is the mean over k micro-batches, weighted by their real
     rows; micro-batches are unrolled, for a convolution's weight gradient inside a scan is slow.
@@ -275,7 +282,7 @@ def train_step(
             program,
             methods,
             stats,
-            memory,
+            now.replace(step=state.step, memory=memory),
             part,
             teachers,
             jax.random.fold_in(key, k) if program.accumulate > 1 else key,
@@ -323,7 +330,7 @@ def fresh_state(program: Program, mesh: Mesh, methods: Methods, *arguments: Any)
 
 def fresh_net(net: Net, mesh: Mesh, seed: Array, i: int = 0) -> dict[str, Any]:
     """Variables of the i-th net of a run, the student first, as training with a seed has them."""
-    return _compile_init_net(net, mesh)(seed, np.uint32(i))
+    return _compile_init_net(net, mesh)(seed, sharding.put_replicated(np.uint32(i), mesh))
 
 
 @functools.cache

@@ -18,9 +18,9 @@ EQUAL = (5.0,) * 6
 def run(name, batch=None, counts=EQUAL, **options):
     """((loss, (memory, metrics)), gradients) of one step from the usual start."""
     method = registry.build("debias", {"name": name, **options})
-    params, memory = tiny_step.start(method, counts=counts)
+    params, now = tiny_step.start(method, counts=counts)
     batch = tiny_step.make_batch() if batch is None else batch
-    return tiny_step.run(method, params, memory, tiny_step.shown_to(method, batch), KEY)
+    return tiny_step.run(method, params, now, tiny_step.shown_to(method, batch), KEY)
 
 
 def student(result):
@@ -52,7 +52,7 @@ def test_on_equal_groups_without_its_force_it_is_the_mean(name, options):
 
 def test_reweight_gives_each_group_the_same_total_weight():
     method = registry.build("debias", {"name": "reweight"})
-    _, memory = tiny_step.start(method)
+    memory = tiny_step.start(method)[1].memory
     share = memory["weights"] * np.array(tiny_step.COUNTS)
     np.testing.assert_allclose(share, np.full(6, share[0]), rtol=1e-6)
     np.testing.assert_allclose(memory["weights"].sum(), 6, rtol=1e-6)
@@ -78,9 +78,9 @@ def test_group_dro_survives_a_huge_loss():
     batch = tiny_step.make_batch()
     batch["views"]["plain"]["x"] *= 1e4
     method = registry.build("debias", {"name": "group_dro", "step_size": 1e4})
-    params, memory = tiny_step.start(method, counts=EQUAL)
+    params, now = tiny_step.start(method, counts=EQUAL)
     params["nets"]["student"]["head"] *= 1e3
-    (loss, (memory, _)), _ = tiny_step.run(method, params, memory, batch, KEY)
+    (loss, (memory, _)), _ = tiny_step.run(method, params, now, batch, KEY)
     assert np.isfinite(loss) and np.isfinite(memory["q"]).all()
 
 
@@ -94,10 +94,10 @@ def test_group_methods_refuse_an_empty_group(name):
 def test_lff_weighs_what_only_the_biased_net_fails_on():
     """Where both nets agree all weights are one half; the biased net learns by its own loss."""
     method = registry.build("debias", {"name": "lff"})
-    params, memory = tiny_step.start(method)
+    params, now = tiny_step.start(method)
     params["nets"]["biased"] = params["nets"]["student"]
     batch = tiny_step.shown_to(method, tiny_step.make_batch())
-    (loss, (after, metrics)), grads = tiny_step.run(method, params, memory, batch, KEY)
+    (loss, (after, metrics)), grads = tiny_step.run(method, params, now, batch, KEY)
     np.testing.assert_allclose(metrics["mean_weight"], 0.5, rtol=1e-5)
     erm = run("erm", batch)
     params_erm, _ = tiny_step.start(registry.build("debias", {"name": "erm"}))
@@ -142,10 +142,10 @@ def test_dann_without_strength_trains_a_probe_beside_erm():
 def test_dann_hurts_what_the_discriminator_can_read():
     """A step of the features alone, along the gradient, raises the discriminator's loss."""
     method = DANN(strength=1.0, depth=1)
-    params, memory = tiny_step.start(method)
+    params, now = tiny_step.start(method)
     batch = tiny_step.make_batch()
-    (_, (_, before)), grads = tiny_step.run(method, params, memory, batch, KEY)
-    (_, _), plain = tiny_step.run(method.replace(strength=0.0), params, memory, batch, KEY)
+    (_, (_, before)), grads = tiny_step.run(method, params, now, batch, KEY)
+    (_, _), plain = tiny_step.run(method.replace(strength=0.0), params, now, batch, KEY)
     moved = jax.tree.map(
         lambda w, g, p: w - 0.05 * (g - p),
         params["nets"]["student"]["body"],
@@ -153,18 +153,17 @@ def test_dann_hurts_what_the_discriminator_can_read():
         plain["nets"]["student"]["body"],
     )
     params["nets"]["student"]["body"] = moved
-    (_, (_, after)), _ = tiny_step.run(method, params, memory, batch, KEY)
+    (_, (_, after)), _ = tiny_step.run(method, params, now, batch, KEY)
     assert after["discriminator_loss"] > before["discriminator_loss"]
 
 
 def test_irm_anneals():
     method = registry.build("debias", {"name": "irm", "weight": 7.0, "anneal_steps": 2})
-    params, memory = tiny_step.start(method)
+    params, now = tiny_step.start(method)
     weights = []
     for _ in range(4):
-        (_, (memory, metrics)), _ = tiny_step.run(
-            method, params, memory, tiny_step.make_batch(), KEY
-        )
+        (_, (memory, metrics)), _ = tiny_step.run(method, params, now, tiny_step.make_batch(), KEY)
+        now = tiny_step.after(now, memory)
         weights.append(float(metrics["penalty_weight"]))
     assert weights == [1.0, 1.0, 7.0, 7.0]
 
@@ -190,7 +189,8 @@ def test_mixup_permutes_the_real_rows():
 
 def test_mixup_mixes_labels_as_it_mixes_inputs():
     method = registry.build("debias", {"name": "mixup", "alpha": 1.0})
-    batch, edits = method.prepare(tiny_step.make_batch(), KEY)
+    _, now = tiny_step.start(method)
+    batch, edits = method.prepare(tiny_step.make_batch(), now, KEY)
     mix = edits["input"]
     assert ((mix.weight >= 0) & (mix.weight <= 1)).all() and (mix.weight == mix.weight[0]).all()
     np.testing.assert_array_equal(batch["partner_label"], batch["label"][mix.partner])

@@ -1,9 +1,12 @@
 """Every file in distill/ keeps the contract; and where an answer is known without a reference."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from fairkd_jax import registry
 from fairkd_jax.distill.hidden import Hidden, mean_square
@@ -14,6 +17,7 @@ from fairkd_jax.testing.distill import (
     TOKENS,
     batch,
     close,
+    make_now,
     make_spec,
     outputs,
     run,
@@ -21,8 +25,11 @@ from fairkd_jax.testing.distill import (
 )
 from fairkd_jax.types import Outputs
 
+sys.path.append(str(ROOT / "tests" / "outside" / "project"))
+OUTSIDE = ("my_project.methods.dkd", "my_project.methods.ensembling")
 
-@pytest.fixture(params=registry.available("distill"))
+
+@pytest.fixture(params=(*registry.available("distill"), *OUTSIDE))
 def plugin(request):
     return {"name": request.param}
 
@@ -31,8 +38,8 @@ def plugin(request):
 def test_identical_nets_have_nothing_to_teach(temperature):
     """Exactly, op by op; a compiler may round the two sides apart, by 1e-7 before the `T^2`."""
     method, net = Logits(temperature=temperature), outputs(5, 0)
-    assert (method(net, (net,), batch(), {}).per_example == 0).all()
-    (loss, _), (_, grads) = run(method, {}, net, (net,), batch())
+    assert (method(net, (net,), batch(), {}, make_now()).per_example == 0).all()
+    (loss, _), (_, grads) = run(method, {}, net, (net,), batch(), make_now())
     np.testing.assert_allclose(loss, 0, atol=1e-7 * temperature**2)
     np.testing.assert_allclose(grads.logits, 0, atol=1e-6)
 
@@ -42,21 +49,23 @@ def test_the_limit_of_high_temperature_is_centred_squared_error():
     with jax.enable_x64(True):
         r = np.random.RandomState(0)
         zs, zt = jnp.asarray(r.randn(8, 5)), jnp.asarray(2 * r.randn(8, 5))
-        kd = Logits(temperature=1e4)(Outputs(zs), (Outputs(zt),), {}, {}).per_example
+        kd = Logits(temperature=1e4)(Outputs(zs), (Outputs(zt),), {}, {}, make_now()).per_example
         gap = (zs - zs.mean(1, keepdims=True)) - (zt - zt.mean(1, keepdims=True))
         np.testing.assert_allclose(kd, (gap**2).sum(1) / 10, rtol=1e-3)
 
 
 def test_losses_of_several_teachers_are_averaged():
-    _, student, (a, b), made = setting(Logits())
+    _, student, (a, b), made, now = setting(Logits())
     method = Logits(temperature=3.0)
-    one = [method(student, (t,), made, {}).per_example for t in (a, b)]
-    close(method(student, (a, b), made, {}).per_example, (one[0] + one[1]) / 2)
+    one = [method(student, (t,), made, {}, now).per_example for t in (a, b)]
+    close(method(student, (a, b), made, {}, now).per_example, (one[0] + one[1]) / 2)
 
 
 def test_logits_finite_where_logits_are_huge():
     student, teacher = (Outputs(1e4 * outputs(5, s).logits) for s in (0, 1))
-    (loss, _), (_, grads) = run(Logits(temperature=1.0), {}, student, (teacher,), batch())
+    (loss, _), (_, grads) = run(
+        Logits(temperature=1.0), {}, student, (teacher,), batch(), make_now()
+    )
     assert np.isfinite(loss) and np.isfinite(grads.logits).all()
 
 
@@ -71,7 +80,7 @@ def test_logits_wants_a_teacher_of_the_same_classes():
 
 def test_hidden_counts_no_padded_token():
     method = Hidden(pairs=(("block00/out", "block00/out"), ("features", "features")))
-    params, student, teachers, made = setting(method)
+    params, student, teachers, made, now = setting(method)
     both = student.mask * teachers[0].mask
     shared = tuple(t.replace(mask=student.mask) for t in teachers)
 
@@ -80,8 +89,9 @@ def test_hidden_counts_no_padded_token():
         spoilt = jnp.where(student.mask[:, :, None] > 0, tap, 1e3)
         return net.replace(taps=net.taps | {"block00/out": spoilt})
 
-    clean = method(student, shared, made, params).per_example
-    close(method(spoil(student), tuple(map(spoil, shared)), made, params).per_example, clean)
+    clean = method(student, shared, made, params, now).per_example
+    spoilt = method(spoil(student), tuple(map(spoil, shared)), made, params, now)
+    close(spoilt.per_example, clean)
     # By hand, for one example and one teacher.
     difference = jnp.asarray(np.random.RandomState(0).randn(6, TOKENS, 3), jnp.float32)
     by_hand = [float((difference[i][np.asarray(both[i]) > 0] ** 2).mean()) for i in range(6)]
@@ -91,10 +101,10 @@ def test_hidden_counts_no_padded_token():
 def test_hidden_is_zero_where_the_projection_is_exact():
     student, teacher = outputs(5, 0), outputs(5, 0)
     method = Hidden(pairs=(("stem", "stem"),))
-    params = method.init(make_spec(student, (teacher,)), jax.random.key(0))
+    params, _ = method.init(make_spec(student, (teacher,)), jax.random.key(0))
     assert list(params) == ["stem_to_stem_teacher0"]
     exact = {"stem_to_stem_teacher0": {"kernel": jnp.eye(5), "bias": jnp.zeros(5)}}
-    assert (method(student, (teacher,), batch(), exact).per_example == 0).all()
+    assert (method(student, (teacher,), batch(), exact, make_now()).per_example == 0).all()
 
 
 def test_hidden_taps_are_whole_names():

@@ -26,7 +26,7 @@ from fairkd_jax.debias.reweight import Reweight
 from fairkd_jax.distill.hidden import Hidden
 from fairkd_jax.distill.logits import Logits
 from fairkd_jax.models.tape import Mix
-from fairkd_jax.types import Outputs, Spec, Terms
+from fairkd_jax.types import Now, Outputs, Spec, Terms
 
 
 class Case(NamedTuple):
@@ -45,6 +45,10 @@ def _spec(groups=None, student=Outputs(None), teachers=(), **sizes) -> Spec:
     return Spec(groups, jnp.ones(2), student, teachers, **sizes)
 
 
+def _now(memory=(), groups=None) -> Now:
+    return Now(jnp.float32(1), groups, jnp.ones(2), jnp.int32(0), memory)
+
+
 def _start(method, spec, dtype):
     """Own parameters and memory, floats in the precision under test."""
     params, memory = method.init(spec, jax.random.key(0))
@@ -52,12 +56,13 @@ def _start(method, spec, dtype):
     return jax.tree.map(cast, (params, memory))
 
 
-def _reduce(method, z, batch, params, memory, features=None, extra=None, shift=0.0):
+def _reduce(method, z, batch, params, memory, features=None, extra=None, shift=0.0, groups=None):
     """(loss, (memory, metrics)) of a method on the task's cross-entropy plus `shift`."""
     outputs = {"student": Outputs(z, features), **(extra or {})}
-    task = method.task(outputs, batch, params)
+    now = _now(memory, groups)
+    task = method.task(outputs, batch, params, now)
     terms = Terms(task=task, distill=jnp.zeros_like(task), total=task + shift)
-    loss, memory, metrics = method(terms, outputs, batch, params, memory, jax.random.key(0))
+    loss, memory, metrics = method(terms, outputs, batch, params, now, jax.random.key(0))
     return loss, (memory, metrics)
 
 
@@ -98,7 +103,8 @@ def gce(case: Case):
 def group_dro(case: Case):
     x, hyper, found = case.x, case.hyper, {}
     method = GroupDRO(step_size=hyper["eta"], adjustment=hyper["generalization_adjustment"])
-    spec = _spec(groups=x["group_counts"].astype(case.dtype))
+    groups = x["group_counts"].astype(case.dtype)
+    spec = _spec(groups=groups)
     params, memory = _start(method, spec, case.dtype)
     for k in range(1, hyper["steps"] + 1):
         label, group = x[f"y_{k}"], x[f"g_{k}"]
@@ -108,7 +114,9 @@ def group_dro(case: Case):
             0
         ]
         (loss, (memory, _)), grad = jax.value_and_grad(
-            lambda z, batch=batch, memory=memory: _reduce(method, z, batch, params, memory),
+            lambda z, batch=batch, memory=memory: _reduce(
+                method, z, batch, params, memory, groups=groups
+            ),
             has_aux=True,
         )(x[f"z_{k}"])
         for kind in ("code", "paper"):
@@ -259,7 +267,7 @@ def kd(case: Case):
 
     def distilled(zs):
         return Logits(temperature=case.hyper["T"])(
-            Outputs(zs), (Outputs(x["zt"]),), {}, {}
+            Outputs(zs), (Outputs(x["zt"]),), {}, {}, _now()
         ).per_example
 
     def ce(zs):
@@ -282,13 +290,13 @@ def kd(case: Case):
 def fitnet(case: Case):
     """Vectors whole; of convolutional cases the loss alone, for our regressor has no BatchNorm."""
     x, method = case.x, Hidden(pairs=(("a", "b"),))
-    (name,) = method.init(
-        _spec(student=_tap("a", x["fs"]), teachers=(_tap("b", x["ft"]),)), jax.random.key(0)
-    )  # the key of the only projection
+    spec = _spec(student=_tap("a", x["fs"]), teachers=(_tap("b", x["ft"]),))
+    (name,) = method.init(spec, jax.random.key(0))[0]  # the key of the only projection
 
     def loss(fs, kernel, bias):
         params = {name: {"kernel": kernel, "bias": bias}}
-        return jnp.mean(method(_tap("a", fs), (_tap("b", x["ft"]),), {}, params).per_example)
+        kd = method(_tap("a", fs), (_tap("b", x["ft"]),), {}, params, _now())
+        return jnp.mean(kd.per_example)
 
     if "W" not in x:
         x["ft"] = jnp.moveaxis(x["ft"], 1, -1)

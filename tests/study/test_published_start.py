@@ -27,6 +27,7 @@ from fairkd_jax.data import pipeline
 from fairkd_jax.models import pretrained
 from fairkd_jax.study import check, reads, stage, stored
 from fairkd_jax.train import loop
+from fairkd_jax.train.start import from_published
 from fairkd_jax.types import TrainState
 
 SET = {"name": "template_nli", "train": 200, "eval": 60}
@@ -126,7 +127,7 @@ def test_every_trained_net_starts_from_them(exported):
     nets = {name: net.init(jax.random.key(i)) for i, name in enumerate(("student", "biased"))}
     params, stats = ({n: v[k] for n, v in nets.items()} for k in ("params", "stats"))
     state = TrainState(0, {"nets": params}, stats, {}, {})
-    started = loop._start_from_published(state, net, config).params["nets"]
+    started = from_published(state, net, config).params["nets"]
     for name in nets:
         assert_equal(started[name].pop("head"), params[name]["head"])
     assert_equal(started["student"], started["biased"])

@@ -9,6 +9,7 @@ from fairkd_jax.models.net import make_net
 from fairkd_jax.train import optim
 from fairkd_jax.train.optim import Numbers
 from fairkd_jax.train.step import Methods, Program
+from fairkd_jax.types import Now
 
 FACTS = {
     "wordpiece": {"vocab_size": 50, "length": 8, "identity": "synthetic"},
@@ -62,8 +63,11 @@ def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
     return jax.tree.map(jnp.asarray, made)
 
 
-GROUP_COUNTS = np.array([30.0, 3.0, 5.0, 26.0], np.float32)
-LABEL_COUNTS = np.array([33.0, 31.0], np.float32)
+NOW = Now(  # as the loop makes it
+    steps=np.float32(100),
+    group_counts=np.array([30.0, 3.0, 5.0, 26.0], np.float32),
+    label_counts=np.array([33.0, 31.0], np.float32),
+)
 
 
 def numbers(learning_rate: float = 1e-2) -> Numbers:

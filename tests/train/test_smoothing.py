@@ -38,7 +38,7 @@ def test_the_task_loss_is_that_of_smoothed_labels(debias, mixed):
         method = registry.build("debias", {"name": debias})
         methods = step.Methods(method, (), label_smoothing=share)
         outputs = {"student": Outputs(logits=jnp.asarray(logits))}
-        plain, smoothed = task_losses(methods, outputs, batch, {})
+        plain, smoothed = task_losses(methods, outputs, batch, {}, s.NOW)
         if debias == "poe":
             logits = logits + bias
         for got, e in ((plain, 0.0), (smoothed, share)):
@@ -70,7 +70,7 @@ def loss_of(debias, share: float) -> float:
     if share:
         methods = methods.replace(label_smoothing=np.float32(share))
     program, batch = s.program(s.small_net("resnet")), s.batch()
-    counts, seed = (s.GROUP_COUNTS, s.LABEL_COUNTS), np.uint32(0)
-    state = fresh_state(program, ONE, methods, s.numbers(), *counts, batch, seed)
-    _, metrics = compile_step(program, ONE)(state, methods, s.numbers(), batch, {}, seed)
+    seed = np.uint32(0)
+    state = fresh_state(program, ONE, methods, s.numbers(), s.NOW, batch, seed)
+    _, metrics = compile_step(program, ONE)(state, methods, s.numbers(), s.NOW, batch, {}, seed)
     return float(metrics["loss"])

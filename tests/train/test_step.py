@@ -38,8 +38,7 @@ def setup(debias, distill, family, scope="total", teacher_family=None):
 
 
 def start(program, methods, batch, mesh=ONE, seed=0):
-    counts = (s.GROUP_COUNTS, s.LABEL_COUNTS)
-    return fresh_state(program, mesh, methods, s.numbers(), *counts, batch, np.uint32(seed))
+    return fresh_state(program, mesh, methods, s.numbers(), s.NOW, batch, np.uint32(seed))
 
 
 def rollout(program, methods, teachers, steps=2, mesh=ONE, seed=0, rows=16):
@@ -48,7 +47,7 @@ def rollout(program, methods, teachers, steps=2, mesh=ONE, seed=0, rows=16):
     state = start(program, methods, sharding.put_batch(s.batch(rows), mesh), mesh, seed)
     for i in range(steps):
         batch = sharding.put_batch(s.batch(rows, seed=i), mesh)
-        state, metrics = run(state, methods, s.numbers(), batch, teachers, np.uint32(seed))
+        state, metrics = run(state, methods, s.numbers(), s.NOW, batch, teachers, np.uint32(seed))
         losses.append(float(metrics["loss"]))
     return state, losses
 
@@ -107,7 +106,7 @@ def test_two_lanes_give_what_two_runs_give(debias):
         return jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *trees)
 
     def run(state, methods, batch, seed):
-        return train_step(program, state, methods, s.numbers(), batch, teachers, seed)
+        return train_step(program, state, methods, s.numbers(), s.NOW, batch, teachers, seed)
 
     together = jax.jit(jax.vmap(run))(stack(*states), stack(*lanes), stack(*batches), seeds)
     run = jax.jit(run)
@@ -138,8 +137,8 @@ def test_a_missing_group_and_uneven_padding_on_eight_devices():
         state = start(program, methods, put, mesh)
         one = compile_step(program, mesh)
         for _ in range(3):
-            state, metrics = one(state, methods, s.numbers(), put, teachers, np.uint32(0))
-        return float(metrics["loss"]), np.asarray(state.memory["q"])
+            state, metrics = one(state, methods, s.numbers(), s.NOW, put, teachers, np.uint32(0))
+        return float(metrics["loss"]), np.asarray(state.memory["debias"]["q"])
 
     for a, b in zip(run(ONE), run(EIGHT)):
         np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -180,7 +179,7 @@ def test_padding_rows_change_nothing():
     def loss(batch):
         state = start(program, methods, batch)
         quiet = s.program(program.student, program.teachers, deterministic=True)
-        args = (state, methods, s.numbers(), batch, {}, np.uint32(0))
+        args = (state, methods, s.numbers(), s.NOW, batch, {}, np.uint32(0))
         return compile_step(quiet, ONE)(*args)
 
     whole = s.batch(16)
@@ -199,7 +198,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_batch():
             program.student, program.teachers, accumulate=k, deterministic=True
         )
         state = start(accumulating, methods, s.batch())
-        args = (state, methods, s.numbers(), s.batch(), {}, np.uint32(0))
+        args = (state, methods, s.numbers(), s.NOW, s.batch(), {}, np.uint32(0))
         metrics.append(compile_step(accumulating, ONE)(*args)[1])
     for name in ("loss", "task_loss", "distill_loss", "gradient_norm"):
         np.testing.assert_allclose(metrics[0][name], metrics[1][name], rtol=1e-5, err_msg=name)
@@ -228,7 +227,7 @@ def test_a_teachers_table_gives_what_the_live_teacher_gives():
     ):
         program = s.program(student, named)
         state = start(program, methods, batch)
-        args = (methods, s.numbers(), batch, live, np.uint32(0))
+        args = (methods, s.numbers(), s.NOW, batch, live, np.uint32(0))
         losses.append(compile_step(program, ONE)(state, *args)[1]["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-6)
 
@@ -236,5 +235,5 @@ def test_a_teachers_table_gives_what_the_live_teacher_gives():
 def test_the_state_is_donated():
     program, methods, _ = setup("erm", "none", "bert")
     state = start(program, methods, s.batch())
-    compile_step(program, ONE)(state, methods, s.numbers(), s.batch(), {}, np.uint32(0))
+    compile_step(program, ONE)(state, methods, s.numbers(), s.NOW, s.batch(), {}, np.uint32(0))
     assert all(x.is_deleted() for x in jax.tree.leaves(state.params))

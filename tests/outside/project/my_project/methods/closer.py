@@ -18,7 +18,7 @@ class Closer(Distiller):
 
     reads = "logits"
 
-    def __call__(self, student, teachers, batch, params):
+    def __call__(self, student, teachers, batch, params, now):
         """Mean over teachers, [B]."""
         own = _centred(student.logits)
         gaps = [own - jax.lax.stop_gradient(_centred(t.logits)) for t in teachers]

@@ -14,7 +14,7 @@ class Mine(Debiaser):
 
     strength: Array = 0.3
 
-    def __call__(self, terms, outputs, batch, params, memory, key):
+    def __call__(self, terms, outputs, batch, params, now, key):
         """`mean(l + strength sharpened(l))` over real examples."""
         losses = terms.total + self.strength * sharpened(terms.total)
-        return masked_mean(losses, batch["real"]), memory, {}
+        return masked_mean(losses, batch["real"]), now.memory, {}
