@@ -4,6 +4,7 @@ With no hook overridden a method is no distillation. Like debiasing methods thes
 numbers are traced leaves, names and booleans are `struct.field(pytree_node=False, default=...)`.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -49,6 +50,15 @@ class Distiller:
     def __call__(
         self, student: Outputs, teachers: tuple[Outputs, ...], batch: Batch, params: dict[str, Any]
     ) -> KD:
-        """Losses by example, [B] float32; the gradient stops at the teachers."""
+        """Losses by example, [B] float32; the gradient stops at the teachers.
+
+        Those of several teachers meet as their shares say: see `mean_over`.
+        """
         zeros = jnp.zeros(student.logits.shape[0], jnp.float32)
         return KD(per_example=zeros, penalty=jnp.zeros((), jnp.float32))
+
+
+def mean_over(teachers: Sequence[Outputs], losses: Sequence[Array]) -> Array:
+    """`sum_k w_k l_k / sum_k w_k`, of a loss for each teacher; w_k is its share, else 1."""
+    weights = [1.0 if teacher.share is None else teacher.share for teacher in teachers]
+    return sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
