@@ -18,7 +18,7 @@ from ml_collections.config_dict import placeholder
 
 from fairkd_jax import registry
 from fairkd_jax.recipe import SELECTION_RULES as SELECTION_RULES
-from fairkd_jax.recipe import Optim, Train
+from fairkd_jax.recipe import Optim, Role, Teacher, Train, later
 from fairkd_jax.registry import UnknownName
 
 FORMAT = 2  # raised when the meaning of a stage changes: older stages are then trained anew
@@ -56,15 +56,7 @@ class Mix:
     task_weight: float = 1.0
     kd_weight: float = 1.0
     scope: str = "total"
-
-
-@dataclasses.dataclass(frozen=True)
-class Role:
-    """A model and how it is trained."""
-
-    model: Plugin = _plugin("models", name="resnet", preset="tiny")
-    optim: Optim = Optim()
-    train: Train = Train()
+    teachers: Mapping[str, Any] = later({}, unsaid=True)  # weights of named ones; left out: 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +69,7 @@ class Transfer:
     width: str = "index"  # which units of a wider teacher: index: the first | norm: the largest
     embeddings: bool = True  # copied too, those of words or pixels (the stem)?
     head: bool = True  # copied too, where both nets have the same classes?
+    teacher: str = later("", unsaid=True)  # which of several; "": there is but one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +111,8 @@ class Experiment:
     )
     compare: Compare = Compare()
     seed: int = 0
+    teachers: Mapping[str, Teacher] = later({}, unsaid=True, values=Teacher)
+    # by name, several or one, in the place of `teacher`; {}: that one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +133,7 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStage:
-    """Trains one net. Inputs: "teacher" (live), tables by name, "init" (weights to start from)."""
+    """Trains one net. Inputs: teachers (live), tables by name, "init" (weights to start from)."""
 
     data: Data
     model: Plugin = dataclasses.field(metadata={"room": "models"})
@@ -219,7 +214,9 @@ class Stage:
 def as_dict(value: Any) -> Any:
     """Dataclasses, mappings and tuples as plain dicts and lists (what JSON can say)."""
     if dataclasses.is_dataclass(value):
-        return {f.name: as_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        told = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        silent = {f.name for f in dataclasses.fields(value) if "unsaid" in f.metadata}
+        return {k: as_dict(v) for k, v in told.items() if k not in silent or v}
     if isinstance(value, Mapping):
         return {k: as_dict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -262,6 +259,9 @@ def _say_numbers(made: ConfigDict, value: Any) -> None:
         inner = getattr(value, field.name)
         if dataclasses.is_dataclass(inner):
             _say_numbers(made[field.name], inner)
+        elif "values" in field.metadata:
+            for name, one in inner.items():
+                _say_numbers(made[field.name][name], one)
         elif inner is None and field.type == float | None:
             made[field.name] = placeholder(float)
 
@@ -335,6 +335,8 @@ def _parse_field(field: dataclasses.Field, value: Any, place: str) -> Any:
     if isinstance(value, ConfigDict):
         value = value.to_dict()
     if "values" in field.metadata:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{place} = {value!r}: expected a dict by name")
         return {k: parse(field.metadata["values"], v, f"{place}.{k}") for k, v in value.items()}
     if "one_or_more" in field.metadata and isinstance(value, Mapping):
         value = (value,)
@@ -362,6 +364,13 @@ def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any
         if key not in fields:
             raise UnknownName(key, f"key in {place}:", _choices(fields))
         old = getattr(value, key)
+        if "values" in fields[key].metadata and rest:
+            name, _, inside = rest.partition(".")
+            if inside and name not in old:
+                raise UnknownName(name, f"key in {place}.{key}:", old)
+            if inside:
+                new = update(old[name], {inside: new}, f"{place}.{key}.{name}")
+            rest, new = "", {**old, name: new}
         if rest and old is None and (made := _dataclass_of(fields[key])[0]):
             old = made()
         inner = (

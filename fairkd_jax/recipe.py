@@ -160,3 +160,27 @@ class Train:
     patience: int = later(0)  # validations without a better selected value before it ends; 0: all
     label_smoothing: float = later(0.0)  # share of the task loss that is of any label alike
     ema: float = later(0.0)  # decay of the average over steps that is scored and kept; 0: the last
+
+
+@dataclasses.dataclass(frozen=True)
+class Role:
+    """A model and how it is trained."""
+
+    model: Mapping[str, Any] = dataclasses.field(
+        default_factory=lambda: {"name": "resnet", "preset": "tiny"}, metadata={"room": "models"}
+    )
+    optim: Optim = Optim()
+    train: Train = Train()
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher(Role):
+    """One teacher of several: a role with a debiasing method and a seed of its own.
+
+    Or a finished train stage of another work folder, as it is: {"stage": ..., "workdir": ...}.
+    """
+
+    debias: Mapping[str, Any] | None = None  # None: the experiment's
+    seed: int = 0  # added to that of the experiment
+    stage: str = ""  # its identity there, or how that begins: six digits at least
+    workdir: str = ""

@@ -59,6 +59,7 @@ class Outputs:
     features: Array = None  # [B, D] float32: what the head reads
     taps: Tree = struct.field(default_factory=dict)  # intermediates asked for, by name
     mask: Array = None  # [B, T] float32, 1 on real tokens of the net's view; None: all are real
+    share: Array = None  # float32 [], of a teacher among several: its weight; None: as the others'
 
 
 @struct.dataclass
@@ -123,7 +124,7 @@ class Spec:
     group_counts: Array  # [G] float32, training examples by group; NaN where attributes are hidden
     label_counts: Array  # [C] float32, training examples by label
     student: Outputs  # of shapes
-    teachers: tuple[Outputs, ...] = ()  # of shapes
+    teachers: tuple[Outputs, ...] = ()  # of shapes, in the order of their names
     num_classes: int = struct.field(pytree_node=False, default=2)
     num_attributes: int = struct.field(pytree_node=False, default=2)
     num_examples: int = struct.field(pytree_node=False, default=0)  # ids of the split are below it

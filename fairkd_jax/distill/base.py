@@ -5,6 +5,7 @@ numbers are traced leaves, names and booleans are `struct.field(pytree_node=Fals
 What a method remembers, and what it may know of step and data, it is told in `now`.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -57,7 +58,14 @@ class Distiller:
     ) -> KD:
         """Losses by example, [B] float32; the gradient stops at the teachers.
 
-        A method with a memory returns it with them, as it is after the step.
+        Those of several teachers meet as their shares say: see `mean_over`. A method with a memory
+        returns it with them, as it is after the step.
         """
         zeros = jnp.zeros(student.logits.shape[0], jnp.float32)
         return KD(per_example=zeros, penalty=jnp.zeros((), jnp.float32))
+
+
+def mean_over(teachers: Sequence[Outputs], losses: Sequence[Array]) -> Array:
+    """`sum_k w_k l_k / sum_k w_k`, of a loss for each teacher; w_k is its share, else 1."""
+    weights = [1.0 if teacher.share is None else teacher.share for teacher in teachers]
+    return sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)

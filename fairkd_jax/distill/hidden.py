@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
-from fairkd_jax.distill.base import Distiller
+from fairkd_jax.distill.base import Distiller, mean_over
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import KD, Outputs, Spec
 
@@ -102,7 +102,7 @@ class Hidden(Distiller):
                 target = jax.lax.stop_gradient(teacher.taps[t])
                 ours = student.taps[s] @ dense["kernel"] + dense["bias"]
                 losses.append(mean_square(ours - target, _real_in_both(student, teacher)))
-        return KD(per_example=sum(losses) / len(losses), penalty=jnp.zeros(()))
+        return KD(per_example=mean_over(teachers * len(self.pairs), losses), penalty=jnp.zeros(()))
 
 
 def _shape(outputs: Outputs, tap: str, place: str) -> tuple[int, ...]:

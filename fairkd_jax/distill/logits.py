@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
-from fairkd_jax.distill.base import Distiller
+from fairkd_jax.distill.base import Distiller, mean_over
 from fairkd_jax.losses import kl_divergence
 from fairkd_jax.types import KD, Array, Spec
 
@@ -31,7 +31,7 @@ class Logits(Distiller):
                 )
 
     def __call__(self, student, teachers, batch, params, now):
-        """`T^2` times the KL divergence, mean over teachers, [B]."""
+        """`T^2` times the KL divergence, mean over teachers by their shares, [B]."""
         t = self.temperature
         losses = [t**2 * kl_divergence(x.logits, student.logits, t) for x in teachers]
-        return KD(per_example=sum(losses) / len(losses), penalty=jnp.zeros(()))
+        return KD(per_example=mean_over(teachers, losses), penalty=jnp.zeros(()))

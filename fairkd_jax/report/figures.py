@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 
 from fairkd_jax.evaluation import metrics
 from fairkd_jax.report import statistics
+from fairkd_jax.report.against import Ids
 from fairkd_jax.report.records import ROLES, Comparison, Finished, labels, span
 from fairkd_jax.report.statistics import Estimate
 
@@ -150,7 +151,7 @@ def gap_against_teacher(
     name = f"|{metric}|" if metrics.kind(metric).signed else metric
     meaning = GAPS[metric] + (", its distance from 0" if metrics.kind(metric).signed else "")
 
-    def gaps(runs: Sequence[str]) -> Float[np.ndarray, "n"]:
+    def gaps(runs: Sequence[Ids]) -> Float[np.ndarray, "n"]:
         return metrics.compared(metric, finished.values(runs, evaluation, metric))
 
     shapes = dict(zip(labels(comparisons), SHAPES * len(comparisons)))
@@ -161,7 +162,7 @@ def gap_against_teacher(
             teacher = gaps(comparison.runs["teacher"])
             for role in ROLES[1:]:
                 pairs = zip(comparison.runs["teacher"], comparison.runs[role])
-                nets = tuple(tuple(finished.runs[run]["stage"] for run in pair) for pair in pairs)
+                nets = tuple(tuple(map(finished.stages, pair)) for pair in pairs)
                 if nets in drawn:  # a baseline that several comparisons share
                     continue
                 drawn.add(nets)
@@ -236,7 +237,7 @@ def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture 
     found = {}
     for role in ROLES[1:]:
         runs = [finished.runs[run] for run in comparison.runs[role]]
-        stages = [(run.get("comparisons", {}).get("teacher"), run["run"]) for run in runs]
+        stages = [(run.get("comparisons", {}).get(comparison.inside), run["run"]) for run in runs]
         results = [finished.result(s, run, "comparison with teacher") for s, run in stages if s]
         if results:
             found[role] = results

@@ -8,6 +8,7 @@ import numpy as np
 
 from fairkd_jax.evaluation import metrics
 from fairkd_jax.report import records, statistics
+from fairkd_jax.report.against import members
 from fairkd_jax.report.records import ROLES, Comparison, Finished
 from fairkd_jax.report.statistics import Estimate
 
@@ -45,12 +46,24 @@ class Line:
 def lines(finished: Finished, comparisons: Sequence[Comparison], *metric: str) -> list[Line]:
     """A line for each comparison in (evaluation, metric, group), tests corrected over all."""
     found = [_line(finished, comparisons, comparison, *metric) for comparison in comparisons]
-    tested = [(i, name) for i, line in enumerate(found) for name in line.p]
-    corrected = dict(zip(tested, statistics.holm([found[i].p[name] for i, name in tested])))
+    tested = {_test(line.comparison, name): p for line in found for name, p in line.p.items()}
+    corrected = dict(zip(tested, statistics.holm([*tested.values()])))
     return [
-        dataclasses.replace(line, corrected={name: corrected[i, name] for name in line.p})
-        for i, line in enumerate(found)
+        dataclasses.replace(
+            line, corrected={name: corrected[_test(line.comparison, name)] for name in line.p}
+        )
+        for line in found
     ]
+
+
+def tests(comparisons: Sequence[Comparison]) -> int:
+    """How many tests there are: that of a student's contribution is one for all its teachers."""
+    return len({_test(c, name) for c in comparisons for name in DIFFERENCES})
+
+
+def _test(comparison: Comparison, name: str) -> tuple:
+    """What a test compares."""
+    return name, comparison.runs["distilled"], comparison.runs[DIFFERENCES[name]]
 
 
 def _line(
@@ -104,8 +117,8 @@ def least_p(comparisons: Sequence[Comparison]) -> float | None:
     """The smallest p that can be, where it limits what the corrected tests can say."""
     pairs = min(len(c.seeds) for c in comparisons)
     least = statistics.least_p(pairs)
-    tests = len(DIFFERENCES) * len(comparisons)
-    limits = pairs >= statistics.PAIRS_FOR_A_TEST and least * tests > 1 - statistics.LEVEL
+    limited = least * tests(comparisons) > 1 - statistics.LEVEL
+    limits = pairs >= statistics.PAIRS_FOR_A_TEST and limited
     return least if limits else None
 
 
@@ -184,7 +197,12 @@ def _gains(
 def _sees_attributes(finished: Finished, comparison: Comparison) -> str:
     words = {True: "yes", False: "no", None: "unknown"}
     told = {
-        role: words[finished.runs[comparison.runs[role][0]].get("sees_attributes")]
+        role: " and ".join(
+            dict.fromkeys(
+                words[finished.runs[run].get("sees_attributes")]
+                for run in members(comparison.runs[role][0])
+            )
+        )
         for role in ROLES
     }
     if len(set(told.values())) == 1:
@@ -195,8 +213,11 @@ def _sees_attributes(finished: Finished, comparison: Comparison) -> str:
 def overall(
     finished: Finished, comparisons: Sequence[Comparison], *metric: str
 ) -> tuple[Estimate, int] | None:
-    """Interquartile mean of distillability over debiased comparisons; None below two of a kind."""
-    debiased = [c for c in comparisons if c.debias != UNDEBIASED]
+    """Interquartile mean of distillability over debiased comparisons; None below two of a kind.
+
+    A mean of teachers does not count: it says no more than they do.
+    """
+    debiased = [c for c in comparisons if c.debias != UNDEBIASED and c.nets("teacher")]
     if len(debiased) < 2 or len({c.seeds for c in debiased}) > 1 or len(debiased[0].seeds) < 2:
         return None
     values = [by_role(finished, c, *metric) for c in debiased]

@@ -104,7 +104,7 @@ def render(finished: Finished) -> str:
         roles=ROLES,
         undebiased=headline.UNDEBIASED,
         margin=headline.MARGIN,
-        tests=len(headline.DIFFERENCES) * len(comparisons),
+        tests=headline.tests(comparisons),
         least_p=headline.least_p(comparisons),
         statistics=statistics,
     )
@@ -219,7 +219,7 @@ def _choices(finished: Finished, comparisons: Sequence[Comparison]) -> list[dict
     for label, comparison in zip(records.labels(comparisons), comparisons):
         rules = dict.fromkeys((*SELECTION_RULES, *_rules(finished)))
         for role, rule in itertools.product(ROLES, rules):
-            stages = [finished.runs[run]["stage"] for run in comparison.runs[role]]
+            stages = [finished.runs[run]["stage"] for run in comparison.nets(role)]
             kept = [k for k in (_kept(finished, stage, rule) for stage in stages) if k]
             if kept:
                 choices, average, worst = zip(*kept)
@@ -237,7 +237,7 @@ def _doubts_by_role(finished: Finished, comparison: Comparison) -> dict[str, str
     """What makes the kept steps doubtful, by the rule of each run; no entry without a doubt."""
     found = {}
     for role in ROLES:
-        runs = [finished.runs[run] for run in comparison.runs[role]]
+        runs = [finished.runs[run] for run in comparison.nets(role)]
         kept = [_kept(finished, run["stage"], run["selection"]) for run in runs]
         if doubts := _doubts([choice for choice, *_ in filter(None, kept)]):
             found[role] = doubts

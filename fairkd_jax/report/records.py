@@ -6,7 +6,6 @@ it). Nothing here computes a statistic; `null` in JSON, an undefined value, beco
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -18,6 +17,16 @@ from jaxtyping import Float, Int
 from fairkd_jax import files
 from fairkd_jax.evaluation.fairness import gap_id_ood
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.report.against import (
+    Comparison,
+    Ids,
+    compared,
+    members,
+    methods,
+    naming,
+    teachers,
+    told,
+)
 from fairkd_jax.study import stored
 from fairkd_jax.types import Path
 
@@ -27,34 +36,6 @@ COLUMNS = (
 )  # fmt: skip
 ROLES = ("teacher", "baseline", "distilled")
 IN_DOMAIN = "in_domain"  # the evaluation that `gap_id_ood` subtracts the others from
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A method on a pair of models, over seeds: run ids by role, in the order of `seeds`."""
-
-    debias: str  # "teacher's method → student's" where they differ
-    distill: str
-    teacher_model: str
-    model: str
-    axes: tuple[tuple[str, str], ...]  # what else the study varies and the fields above do not say
-    seeds: tuple[int, ...]
-    runs: Mapping[str, tuple[str, ...]]
-
-    @property
-    def pair(self) -> str:
-        """Teacher's model → student's model."""
-        return f"{self.teacher_model} → {self.model}"
-
-    @property
-    def method(self) -> tuple[str, ...]:
-        """The debiasing method and the axes: `("group_dro", "mix.scope=task")`.
-
-        An axis value that names the method, as `"group_dro, last layer"` does, stands for it.
-        """
-        naming = [value for _, value in self.axes if _names(value, self.debias)]
-        others = [f"{axis}={value}" for axis, value in self.axes if value not in naming]
-        return (naming[0] if naming else self.debias, *others)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +53,7 @@ class Finished:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """`COLUMNS`, then "evaluation" (as `in_domain/test`) and "id" (the run's own id)."""
+        """`COLUMNS`, "teachers", "evaluation" (as `in_domain/test`) and "id" (the run's own)."""
         datasets = _dataset_names(self)
         rows = [
             {
@@ -83,6 +64,7 @@ class Finished:
                 "split": result["split"],
                 **value,
                 "stage": stage,
+                "teachers": told(run),
                 "evaluation": evaluation,
                 "id": run["run"],
             }
@@ -91,7 +73,7 @@ class Finished:
             for result in [self.results[stage]]
             for value in [*_values(result), *_gap_id_ood(self, run, evaluation)]
         ]
-        return pd.DataFrame(rows, columns=[*COLUMNS, "evaluation", "id"])
+        return pd.DataFrame(rows, columns=[*COLUMNS, "teachers", "evaluation", "id"])
 
     @cached_property
     def telling_axes(self) -> tuple[str, ...]:
@@ -115,18 +97,23 @@ class Finished:
         return dict(zip(keys, self.rows["value"]))
 
     def values(
-        self, runs: Iterable[str], evaluation: str, metric: str, group: str = ""
+        self, runs: Iterable[Ids], evaluation: str, metric: str, group: str = ""
     ) -> Float[np.ndarray, "runs"]:
-        """The value of each run, NaN where it has none."""
-        found = [self._lookup.get((run, evaluation, metric, group), math.nan) for run in runs]
-        return np.array(found, np.float64)
+        """The value of each run, of several the mean, NaN where one has none."""
+        key = (evaluation, metric, group)
+        found = [[self._lookup.get((one, *key), math.nan) for one in members(r)] for r in runs]
+        return np.array([sum(values) / len(values) for values in found], np.float64)
+
+    def stages(self, run: Ids) -> tuple[str, ...]:
+        """The stages that trained the nets of a run, or of several."""
+        return tuple(self.runs[one]["stage"] for one in members(run))
 
     def metrics(self, evaluation: str) -> pd.DataFrame:
         """Columns "metric", "group", "n" of an evaluation, each metric once, as first seen."""
         rows = self.rows[self.rows["evaluation"] == evaluation]
         return rows[["metric", "group", "n"]].drop_duplicates(["metric", "group"])
 
-    def worst_group(self, runs: Iterable[str], evaluation: str) -> tuple[str, int]:
+    def worst_group(self, runs: Iterable[Ids], evaluation: str) -> tuple[str, int]:
         """The group that is the worst in most runs (the first of equals), and in how many."""
         metrics, runs = self.metrics(evaluation), list(runs)
         groups = [g for g in metrics["group"][metrics["metric"] == "accuracy"] if g]
@@ -158,7 +145,7 @@ class Finished:
         return [known[name] for name in self.about["headline"]]
 
     def comparisons(self) -> list[Comparison]:
-        """One for each method, pair of models and axis value.
+        """One for each method, pair of models and axis value; see `against` for several teachers.
 
         Raises ValueError for two runs of one seed that nothing tells apart.
         """
@@ -173,19 +160,7 @@ class Finished:
                 twin = same[run["seed"]]["run"]
                 raise ValueError(f"runs {twin!r} and {run['run']!r} differ in no axis and no seed")
             same[run["seed"]] = run
-        return [
-            Comparison(
-                *key[:4],
-                axes=key[4:],
-                seeds=tuple(sorted(same)),
-                runs={
-                    "teacher": tuple(same[s]["teacher_run"] for s in sorted(same)),
-                    "baseline": tuple(same[s]["baseline_run"] for s in sorted(same)),
-                    "distilled": tuple(same[s]["run"] for s in sorted(same)),
-                },
-            )
-            for key, same in groups.items()
-        ]
+        return [c for key, same in groups.items() for c in compared(key[4:], same, self.runs)]
 
     def result(self, stage: str, run: str, what: str) -> dict[str, Any]:
         """`stages/<stage>/result.json`; ValueError, naming the run, where it is missing."""
@@ -208,8 +183,9 @@ def read(folder: Path) -> Finished:
     for run in about["runs"]:
         if run["role"] not in ROLES:
             raise UnknownName(run["role"], f"role of run {run['run']!r}:", ROLES)
-        for role in ROLES[:2] if run["role"] == "distilled" else ():
-            other = run.get(f"{role}_run", "")
+        needed = [("teacher", one) for one in teachers(run).values()]
+        needed.append(("baseline", run.get("baseline_run", "")))
+        for role, other in needed if run["role"] == "distilled" else ():
             # a teacher may be a distilled net itself; a baseline never is
             if other not in roles or (role == "baseline" and roles[other] != role):
                 raise ValueError(
@@ -250,8 +226,12 @@ def span(values: Sequence[int]) -> str:
 
 
 def as_csv(finished: Finished) -> str:
-    """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined."""
-    return finished.rows[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
+    """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined.
+
+    And "teachers" where they have names.
+    """
+    columns = [*COLUMNS, *["teachers"] * bool(finished.rows["teachers"].any())]
+    return finished.rows[columns].to_csv(index=False, lineterminator="\n")
 
 
 def _result(folder: Path, stage: str, run: str, what: str) -> dict[str, Any]:
@@ -260,8 +240,7 @@ def _result(folder: Path, stage: str, run: str, what: str) -> dict[str, Any]:
 
 
 def _methods(run: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    teacher = run.get("teacher_debias") or run["debias"]
-    debias = run["debias"] if teacher == run["debias"] else f"{teacher} → {run['debias']}"
+    debias = methods(run.get("teacher_debias"), run["debias"])
     return debias, run["distill"], run["teacher_model"], run["model"]
 
 
@@ -283,15 +262,10 @@ def _settings(run: Mapping[str, Any]) -> dict[str, str]:
     return options | {axis: str(label) for axis, label in run["axes"].items()}
 
 
-def _names(value: str, method: str) -> bool:
-    """Does an axis value hold a method's name, whole: `erm`, but not `intermediate`?"""
-    return re.search(rf"(?<!\w){re.escape(method)}(?!\w)", value) is not None
-
-
 def _run_name(run: Mapping[str, Any], axes: tuple[str, ...]) -> str:
     """The id of a run with every axis that only the study knows: `... [mix.scope=task]`."""
     told = {axis: value for axis, value in _settings(run).items() if axis in axes}
-    labels = [f"{axis}={v}" for axis, v in told.items() if not _names(v, run["debias"])]
+    labels = [f"{axis}={v}" for axis, v in told.items() if not naming(v, run["debias"])]
     missing = [label for label in labels if label not in run["run"]]
     return f"{run['run']} [{', '.join(missing)}]" if missing else run["run"]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fairkd_jax.config import SELECTION_RULES, Stage, Study, as_dict
+from fairkd_jax.config import SELECTION_RULES, Role, Stage, Study, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.evaluation import fairness
@@ -16,7 +16,7 @@ from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import plan
 from fairkd_jax.study.reads import data_of, made_by
 from fairkd_jax.train import loop
-from fairkd_jax.train.step import table_of
+from fairkd_jax.train.step import table_of, teachers_of
 
 
 def check(study: Study, given: Mapping[str, Any] | None = None) -> list[plan.Run]:
@@ -30,6 +30,11 @@ def check(study: Study, given: Mapping[str, Any] | None = None) -> list[plan.Run
     if not re.fullmatch(r"\w[\w.-]*", study.name):
         raise ValueError(
             f"name = {study.name!r}: it names a folder, so letters, digits, '.', '_' and '-' alone"
+        )
+    if (named := sorted(study.experiment.teachers)) and study.experiment.teacher != Role():
+        raise ValueError(
+            f"teacher and teachers {named} are both given, and the named ones take its place: name "
+            "it too, or leave it out"
         )
     _check_axes(study, given or {})
     planned = plan.runs(study)
@@ -139,10 +144,10 @@ def _check_train(one: Stage, tried: set[str]) -> None:
         if select not in rules:
             raise UnknownName(select, "train.select", rules)
         _check_rows(one, opened.source(config.train.validation), tried)
-    teacher = one.inputs.get("teacher")
-    nets = {"teacher": loop.net_of(teacher.config.data, teacher.config.model)} if teacher else {}
-    tabled = {"teacher": None} if table_of("teacher") in one.inputs else {}
-    loop.check(config, nets | tabled)
+    names = teachers_of(config.mix)
+    live = {k: one.inputs[k].config for k in names if k in one.inputs}
+    nets = {k: loop.net_of(teacher.data, teacher.model) for k, teacher in live.items()}
+    loop.check(config, nets | {k: None for k in names if table_of(k) in one.inputs})
 
 
 def _check_evaluation(one: Stage, tried: set[str]) -> None:

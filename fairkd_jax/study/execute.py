@@ -241,8 +241,9 @@ def _holds(path: Path, digest: str) -> bool:
 
 
 def _row(run: plan.Run) -> dict[str, Any]:
-    experiment, distilled = run.experiment, run.role == "distilled"
-    model = run.model
+    experiment, model = run.experiment, run.model
+    teachers = run.teachers if run.role == "distilled" else {}
+    models = {name: plan.model_name(teacher.model) for name, teacher in teachers.items()}
     return {
         "run": run.name,
         "role": run.role,
@@ -253,17 +254,16 @@ def _row(run: plan.Run) -> dict[str, Any]:
         "distill_options": run.distill,
         "model": plan.model_name(model),
         "parameters": loop.net_of(experiment.data, model).num_parameters(),
-        "teacher_model": plan.model_name(experiment.teacher.model) if distilled else "",
-        "teacher_debias": experiment.debias["name"] if distilled else "",
+        "teacher_model": " + ".join(f"{k} {m}".strip() for k, m in models.items()),
+        "teacher_debias": "+".join(dict.fromkeys(t.debias["name"] for t in teachers.values())),
         "seed": experiment.seed,
         "axes": run.axes,
-        "selection": (
-            experiment.teacher if run.role == "teacher" else experiment.student
-        ).train.select,
+        "selection": run.how.train.select,
         "stage": run.net.identity,
         "evaluations": {k: v.identity for k, v in run.evaluations.items()},
         "comparisons": {k: v.identity for k, v in run.comparisons.items()},
         "teacher_run": run.teacher.name if run.teacher else "",
+        "teachers": {name: one.name for name, one in run.teachers.items() if name},
         "baseline_run": run.baseline.name if run.baseline else "",
     }
 

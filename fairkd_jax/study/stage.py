@@ -29,7 +29,7 @@ from fairkd_jax.study import reads, stored
 from fairkd_jax.study.claim import Claim, claimed
 from fairkd_jax.study.reads import data_of
 from fairkd_jax.train import checkpoint, loop, trackers
-from fairkd_jax.train.step import fresh_net
+from fairkd_jax.train.step import fresh_net, teachers_of
 from fairkd_jax.types import Batch, Path
 
 Guard = Callable[[], None]
@@ -133,7 +133,11 @@ def _run(stage: Stage, place: Place, claim: Claim) -> None:
 def _train(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     inputs = loop.Inputs(
-        teachers={k: place.net(stage.inputs[k]) for k in ("teacher",) if k in stage.inputs},
+        teachers={
+            k: place.net(stage.inputs[k])
+            for k in teachers_of(stage.config.mix)
+            if k in stage.inputs
+        },
         tables={
             k: read_table(place.folder(s) / "table")
             for k, s in stage.inputs.items()

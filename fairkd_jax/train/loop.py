@@ -34,6 +34,7 @@ from fairkd_jax.train.step import (
     make_spec,
     student_variables,
     table_of,
+    teachers_of,
 )
 from fairkd_jax.train.trackers import Tracker
 from fairkd_jax.types import Now, Path, TrainState
@@ -123,6 +124,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         kd_weight=mix.kd_weight,
         label_smoothing=train.label_smoothing or None,
         scope=mix.scope,
+        shares=teachers_of(mix),
     )
     if methods.debias.couples_examples and train.accumulate > 1:
         raise ValueError(
@@ -230,7 +232,7 @@ def run(
     config = settled(config)
     train, selects = config.train, config.train.select != "last"
     live = {k: net for k, (net, _) in inputs.teachers.items()}
-    tabled = {k: None for k in ("teacher",) if table_of(k) in inputs.tables}
+    tabled = {k: None for k in teachers_of(config.mix) if table_of(k) in inputs.tables}
     program, methods = build(config, live | tabled)
     methods.debias.check_tables({k: t.columns for k, t in inputs.tables.items()})
 

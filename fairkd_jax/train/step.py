@@ -18,6 +18,7 @@ from flax import struct
 from jax.sharding import Mesh
 
 from fairkd_jax import sharding
+from fairkd_jax.config import Mix
 from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.distill.base import Distiller
 from fairkd_jax.losses import masked_mean
@@ -49,6 +50,17 @@ class Methods:
     kd_weight: Array = 1.0
     label_smoothing: Array = None  # None: the task loss is of the label alone
     scope: str = struct.field(pytree_node=False, default="total")
+    shares: dict = struct.field(default_factory=dict)  # of teachers, by name; see `teachers_of`
+
+
+def input_of(teacher: str) -> str:
+    """What a teacher is called among a stage's inputs; "" is the one that needs no name."""
+    return f"teacher.{teacher}".removesuffix(".")
+
+
+def teachers_of(mix: Mix) -> dict[str, float | None]:
+    """The inputs of a stage that may be its teachers, each with its weight; None: it has none."""
+    return {input_of(name): w for name, w in (mix.teachers or {"": None}).items()}
 
 
 def table_of(teacher: str) -> str:
@@ -81,10 +93,10 @@ def _teacher_outputs(
     outputs = []
     for name, net in program.teachers:
         if net is None:
-            outputs.append(Outputs(logits=batch["tables"][table_of(name)]["logits"]))
+            out = Outputs(logits=batch["tables"][table_of(name)]["logits"])
         else:
             out, _ = net.apply(teachers[name], batch, train=False, save=save, edits=edits)
-            outputs.append(out)
+        outputs.append(out.replace(share=methods.shares.get(name)))
     return jax.lax.stop_gradient(tuple(outputs))
 
 

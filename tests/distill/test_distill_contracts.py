@@ -61,6 +61,33 @@ def test_losses_of_several_teachers_are_averaged():
     close(method(student, (a, b), made, {}, now).per_example, (one[0] + one[1]) / 2)
 
 
+@pytest.mark.parametrize("shares", [(2.0, 1.0), (0.0, 3.0), (None, None), (0.5, None)])
+def test_losses_of_several_teachers_are_averaged_by_their_shares(shares):
+    """`sum_k w_k T^2 KL(p_k || q) / sum_k w_k`, by numpy in float64."""
+    t, r = 3.0, np.random.RandomState(0)
+    student, *logits = 2 * r.randn(3, 6, CLASSES)
+
+    def softmax(z):
+        e = np.exp(z / t)
+        return e / e.sum(1, keepdims=True)
+
+    kl = [(softmax(z) * np.log(softmax(z) / softmax(student))).sum(1) for z in logits]
+    expected = np.average(kl, axis=0, weights=[1.0 if w is None else w for w in shares]) * t**2
+    with jax.enable_x64(True):
+        teachers = tuple(Outputs(jnp.asarray(z), share=w) for z, w in zip(logits, shares))
+        net, method = Outputs(jnp.asarray(student)), Logits(temperature=t)
+        found = method(net, teachers, {}, {}, make_now()).per_example
+        np.testing.assert_allclose(found, expected, rtol=1e-9)  # series inside, to 5e-11
+
+
+def test_a_share_of_nothing_leaves_a_teacher_out():
+    method = Hidden(pairs=(("stem", "stem"), ("features", "features")))
+    params, student, (a, b), made, now = setting(method)
+    alone = method(student, (a,), made, params, now).per_example
+    both = (a.replace(share=1.0), b.replace(share=0.0))
+    close(method(student, both, made, params, now).per_example, alone)
+
+
 def test_logits_finite_where_logits_are_huge():
     student, teacher = (Outputs(1e4 * outputs(5, s).logits) for s in (0, 1))
     (loss, _), (_, grads) = run(

@@ -13,11 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import synthetic as s
 
 from fairkd_jax import registry, sharding
+from fairkd_jax.config import Mix
 from fairkd_jax.debias.erm import ERM
 from fairkd_jax.distill.logits import Logits
 from fairkd_jax.train import step as step_module
 from fairkd_jax.train.step import compile_step, fresh_state, train_step
 
+TABLE = "teacher_logits"
 ONE = sharding.make_mesh(devices=jax.devices()[:1])
 EIGHT = sharding.make_mesh()
 
@@ -230,6 +232,25 @@ def test_a_teachers_table_gives_what_the_live_teacher_gives():
         args = (methods, s.numbers(), s.NOW, batch, live, np.uint32(0))
         losses.append(compile_step(program, ONE)(state, *args)[1]["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-6)
+
+
+def test_weights_of_teachers_are_traced_and_their_losses_averaged():
+    student, batch = s.small_net("bert"), s.batch()
+    for name in "ab":
+        answers = np.random.RandomState(ord(name)).randn(*batch["tables"][TABLE]["logits"].shape)
+        batch["tables"][f"teacher.{name}_logits"] = {"logits": answers.astype(np.float32)}
+    program = s.program(student, (("teacher.a", None), ("teacher.b", None)))
+    run = compile_step(program, ONE)
+    found = []
+    for weights in ({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 1.0}, {"a": 2.0, "b": 1.0}):
+        shares = step_module.teachers_of(Mix(teachers=weights))
+        methods = s.methods(ERM(), (Logits(),)).replace(shares=jax.tree.map(np.float32, shares))
+        state = start(program, methods, batch)
+        metrics = run(state, methods, s.numbers(), s.NOW, batch, {}, np.uint32(0))[1]
+        found.append(float(metrics["distill_loss"]))
+    assert run._cache_size() == 1
+    np.testing.assert_allclose(found[2], (2 * found[0] + found[1]) / 3, rtol=1e-5)
+    assert abs(found[0] - found[1]) > 0.01
 
 
 def test_the_state_is_donated():
