@@ -132,7 +132,8 @@ def _distilled(experiment: Experiment, debias: Plugin, teacher: Stage) -> Stage:
         config=dataclasses.replace(base.config, distill=experiment.distill, mix=experiment.mix),
     )
     reads = {m.reads for m in methods}
-    if "inside" in reads or (method.changes_inputs and reads != {"nothing"}):
+    changes = loop.changes_inputs(experiment.data, method)
+    if "inside" in reads or (changes and reads != {"nothing"}):
         stage = stage.hang(teacher=teacher)
     elif "logits" in reads:
         table = Stage("table", TableStage(("logits",), experiment.data.split), {"net": teacher})
