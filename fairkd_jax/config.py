@@ -242,8 +242,8 @@ def _content_of_plugins(room: str, value: Any) -> Any:
         return value
     if all(isinstance(v, Mapping) for v in value.values()):  # several, by name
         return {k: _content_of_plugins(room, v) for k, v in value.items()}
-    places = registry.places(room, value)
-    return {k: as_dict(v) for k, v in value.items() if k not in places}
+    left_out = registry.places(room, value) + registry.unsaid(room, value)
+    return {k: as_dict(v) for k, v in value.items() if k not in left_out}
 
 
 def as_config_dict(value: Any) -> ConfigDict:

@@ -257,6 +257,13 @@ def places(room: str, spec: Mapping[str, Any]) -> tuple[str, ...]:
     return getattr(plugin(room, str(spec.get("name", ""))), "places", ())
 
 
+def unsaid(room: str, spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Options of a plugin marked `recipe.later` that are at their default: as if not there."""
+    fields = dataclasses.fields(plugin(room, str(spec.get("name", ""))))
+    later = {f.name: f.default for f in fields if "later" in f.metadata}
+    return tuple(k for k, default in later.items() if k in spec and spec[k] == default)
+
+
 def freeze(value: Any) -> Any:
     """Lists as tuples and mappings as sorted tuples of pairs, all the way down.
 

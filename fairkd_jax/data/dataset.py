@@ -124,6 +124,11 @@ class View(abc.ABC):
 
     places: ClassVar[tuple[str, ...]] = ()  # options that say where files lie
 
+    @property
+    def changes_inputs(self) -> bool:
+        """Does its encoder draw in training? A table of the teacher's answers would be stale."""
+        return False
+
     @abc.abstractmethod
     def fit(self, train: Split) -> "Encoder":
         """What this view learns from the training split (a vocabulary; nothing for images)."""
@@ -150,12 +155,30 @@ class Encoder(abc.ABC):
     def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays [n, ...] for the rows given; a pure function, row by row."""
 
+    def augment(
+        self, arrays: dict[str, np.ndarray], ids: np.ndarray, seed: int, step: int
+    ) -> dict[str, np.ndarray]:
+        """What `encode` gave, of the same shapes, changed at random; only training calls it.
+
+        A pure function, row by row, of the arrays and `draws(seed, step, ids, ...)`: so a run does
+        not depend on how many processes there are, nor on where it was stopped.
+        """
+        return arrays
+
     def save(self, folder: Path) -> None:
         """Writes what others need to encode inputs as this does, beside exported weights.
 
         Nothing, unless the view has published files of its own.
         """
         return None
+
+
+def draws(seed: int, step: int, ids: np.ndarray, count: int) -> np.ndarray:
+    """Uniform numbers in [0, 1), float64 [n, count]: a row is of (seed, step, id) alone."""
+    key = np.array([seed, step], np.uint64)
+    # Samplers draw by the same keys, and count in the first of the four words alone.
+    rows = [np.random.Philox(key=key, counter=[0, 1, i, 0]) for i in ids.tolist()]
+    return np.stack([np.random.Generator(row).random(count) for row in rows])
 
 
 def column(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:

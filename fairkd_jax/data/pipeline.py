@@ -49,6 +49,17 @@ class Source:
         columns = {k: self.split.columns[k][rows] for k in ("label", "attribute", "group", "id")}
         return {"views": views, **columns, "real": np.ones(len(rows), np.float32)}
 
+    def augment(self, batch: Batch, seed: int, step: int) -> Batch:
+        """The batch as training sees it at a step: what views draw is drawn."""
+        views = {
+            name: Inputs(
+                self._encoders[name].augment(dict(arrays), batch["id"], seed, step),
+                arrays.identity,
+            )
+            for name, arrays in batch["views"].items()
+        }
+        return batch | {"views": views}
+
     def require(self, view: str, rows: Mapping[str, int]) -> None:
         """Raises ValueError, with an example, where arrays of a view name rows that a net lacks.
 
@@ -181,13 +192,15 @@ def train_batches(
     sampler: str = "natural",
     tables: Mapping[str, Table] | None = None,
     hide_attributes: bool = False,
+    augment: bool = True,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
     """`steps` training batches of numpy arrays by number; `batch_size` is over all processes.
 
     Every process gets its contiguous slice of the rows of every batch. `tables` are joined by
-    example id. `hide_attributes` leaves "attribute" and "group" out of the batches.
+    example id. `hide_attributes` leaves "attribute" and "group" out of the batches, and
+    `augment` = False what views draw at random.
     Raises UnknownName for an unknown sampler, ValueError for a batch that does not divide, an
     empty class or group that is to be sampled, or examples without a row in a table.
     """
@@ -197,6 +210,7 @@ def train_batches(
 
     def load(step: int) -> Batch:
         batch = joined(draw.rows(int(step))[mine])
+        batch = source.augment(batch, seed, int(step)) if augment else batch
         if hide_attributes:
             del batch["attribute"], batch["group"]
         return batch

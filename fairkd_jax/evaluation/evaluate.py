@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Int, Shaped
@@ -36,11 +37,11 @@ def evaluate(
     Raises ValueError where the net's labels do not match those of the set, FloatingPointError
     naming the examples on which its logits are not finite.
     """
-    labels = label_map(label_names, info)
+    labels = tuple(label_map(label_names, info).tolist())
     sizes = (len(info.group_names), len(info.label_names))
 
     def step(batch: Batch) -> tuple[Sums, dict[str, Any]]:
-        return _count_step(net, *sizes, replicated_like(batch))(variables, batch, labels)
+        return _count_step(net, *sizes, labels, replicated_like(batch))(variables, batch)
 
     total, rows, wrong = Sums.zero(*sizes), 0, []
     for sums, columns in _run(step, batches, put):
@@ -106,12 +107,15 @@ def _run(step: Callable, batches: Iterable[Batch], put: Callable) -> Iterable[An
 
 
 @functools.lru_cache(maxsize=128)
-def _count_step(net: Net, num_groups: int, num_labels: int, out: Sharding | None) -> Callable:
+def _count_step(
+    net: Net, num_groups: int, num_labels: int, labels: tuple[int, ...], out: Sharding | None
+) -> Callable:
     """Cached: stages that evaluate equal nets share one compiled program."""
+    sizes = {"num_groups": num_groups, "num_labels": num_labels}
 
-    def step(variables, batch, labels):
+    def step(variables, batch):
         outputs, _ = net.apply(variables, batch, train=False)
-        sums = count(outputs.logits, batch, labels, num_groups=num_groups, num_labels=num_labels)
+        sums = count(outputs.logits, batch, jnp.asarray(labels, jnp.int32), **sizes)
         return sums, _wrong_rows(outputs, batch)
 
     return jax.jit(step, out_shardings=out)

@@ -7,11 +7,12 @@ shuffled, so that no similarity is left but what the estimator makes up.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fairkd_jax.models.net import Net
-from fairkd_jax.representation.cka import hsic
+from fairkd_jax.representation.cka import HSIC, hsic
 from fairkd_jax.representation.collect import join, read
 from fairkd_jax.types import Batch
 
@@ -92,4 +93,5 @@ def _cka(
         return np.full((len(first), len(second)), np.nan)
     padding = ((0, rows - n), (0, 0))
     x, y = ([np.pad(f, padding) for f in net.values()] for net in (first, second))
-    return np.asarray(hsic(x, y, np.arange(rows) < n, debiased=debiased).cka())
+    values = jax.device_put((x, y, np.arange(rows) < n))
+    return jax.device_get(jax.jit(HSIC.cka)(hsic(*values, debiased=debiased)))

@@ -181,8 +181,9 @@ def _distilled(experiment: Experiment, debias: Plugin, teachers: Mapping[str, St
         config=dataclasses.replace(base.config, distill=experiment.distill, mix=mix),
     )
     reads = {m.reads for m in methods}
+    changes = loop.changes_inputs(experiment.data, method)
     for name, teacher in teachers.items():
-        if "inside" in reads or (method.changes_inputs and reads != {"nothing"}):
+        if "inside" in reads or (changes and reads != {"nothing"}):
             stage = stage.hang(**{input_of(name): teacher})
         elif "logits" in reads:
             table = Stage("table", TableStage(("logits",), experiment.data.split), {"net": teacher})

@@ -38,4 +38,31 @@ def test_rows_are_encoded_one_by_one_by_an_encoder_that_says_who_it_is(plugin, s
         for key, array in encoder.encode({k: v[3:7] for k, v in some.items()}).items():
             assert array.dtype in (np.int32, np.float32)
             np.testing.assert_array_equal(array, whole[key][3:7])
+    _require(read, sets)
+
+
+def _require(read, sets):
     assert read, f"none of these sets has the columns that the view reads: {sets}"
+
+
+def test_what_is_drawn_is_of_seed_step_and_example_alone(plugin, sets):
+    changes, read = registry.build("views", plugin).changes_inputs, [*readable(plugin, sets)]
+    for split, encoder in read:
+        some = {k: v[5:25] for k, v in split.columns.items()}
+        plain, ids = encoder.encode(some), some["id"]
+
+        def drawn(rows=slice(None), seed=1, step=2, plain=plain, ids=ids, encoder=encoder):
+            arrays = {k: v[rows].copy() for k, v in plain.items()}
+            return encoder.augment(arrays, ids[rows], seed, step)
+
+        whole = drawn()
+        assert {k: (v.shape, v.dtype) for k, v in whole.items()} == {
+            k: (v.shape, v.dtype) for k, v in plain.items()
+        }
+        for rows in (slice(3, 7), slice(None, None, -1)):
+            for key, array in drawn(rows).items():
+                np.testing.assert_array_equal(array, whole[key][rows])
+        others = (plain, drawn(seed=2), drawn(step=3))
+        for other in others:
+            assert changes == any(np.any(whole[k] != other[k]) for k in whole)
+    _require(read, sets)

@@ -19,6 +19,7 @@ from fairkd_jax import processes, registry, sharding
 from fairkd_jax.config import Data, Train, TrainStage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import Table
+from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net, make_net
 from fairkd_jax.registry import UnknownName
@@ -69,6 +70,12 @@ def net_of(data: Data, model: Mapping[str, Any]) -> Net:
     """The net of a model's config for the labels and the views of a data config."""
     opened = pipeline.open_data(data)
     return make_net(model, len(opened.dataset.info.label_names), opened.facts)
+
+
+def changes_inputs(data: Data, debias: Debiaser) -> bool:
+    """Do nets in training see other inputs than those of which a table holds the answers?"""
+    views = (registry.build("views", spec) for spec in data.views.values())
+    return debias.changes_inputs or any(view.changes_inputs for view in views)
 
 
 def settled(config: TrainStage) -> TrainStage:
@@ -136,6 +143,11 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         raise ValueError(f"distill {[d['name'] for d in config.distill]} needs a teacher")
     if "inside" in reads and None in teachers.values():
         raise ValueError("a distiller that reads inside the teacher needs it live, not its table")
+    if reads and None in teachers.values() and changes_inputs(config.data, methods.debias):
+        raise ValueError(
+            f"debias {config.debias['name']!r} or a view of {[*config.data.views]} changes inputs "
+            "at random: a table of the teacher's answers is of others, so the teacher must run live"
+        )
     opened = pipeline.open_data(config.data)
     student = net_of(config.data, config.model)
     program = Program(
@@ -164,6 +176,7 @@ def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) 
         sampler=config.data.sampler,
         tables=tables,
         hide_attributes=not methods.debias.sees_attributes,
+        augment=not config.train.deterministic,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -261,7 +274,7 @@ def run(
             state, best = TrainState(**tree["state"]), tree["best"]
             reached, lines = progress["reached"], progress["lines"]
             stale, means = progress.get("stale", 0), log.Means(**progress.get("means", {}))
-        done = begun = int(state.step)
+        done = begun = int(jax.device_get(state.step))
         told = trackers() if jax.process_index() == 0 else ()
         for tracker in told:
             stack.callback(tracker.close)

@@ -85,8 +85,12 @@ def check(optim: Optim) -> None:
 
 
 @functools.lru_cache(maxsize=256)
+@jax.transfer_guard("allow")
 def _moves_at_rate_zero(name: str, own: tuple[tuple[str, Any], ...]) -> bool:
-    """Tries the optimizer: does it change parameters at rate 0, having begun with another one?"""
+    """Tries the optimizer: does it change parameters at rate 0, having begun with another one?
+
+    Once for a name and its options, so it may move numbers to the device as they come.
+    """
     optim = Optim(name, options=dict(own))
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     start, later = (_from_optax(rule_of(optim), numbers(optim, rate)) for rate in (1.0, 0.0))

@@ -171,7 +171,7 @@ def kept_variables(state: TrainState, numbers: optim.Numbers) -> dict[str, Any]:
     The average is `sum_s d^(t - s) x_s / sum_s d^(t - s)` over the steps s = 1 ... t: what the net
     started from is no part of it.
     """
-    if numbers.ema is None or not int(state.step):
+    if numbers.ema is None or not int(jax.device_get(state.step)):
         return student_variables(state)
     average = state.average
     return jax.jit(optax.tree.bias_correction)(average.ema, numbers.ema, average.count)

@@ -69,6 +69,30 @@ def test_batch_i_depends_on_seed_and_i_alone(digits, sampler):
     assert (first[40]["id"] != first[41]["id"]).any()
 
 
+def test_what_a_view_draws_is_in_training_alone_and_as_one_process_draws_it(digits):
+    data = Data(views={"image": {"name": "image", "crop": 2, "flip": True}})
+    source, options = open_data(data).source("train"), {"seed": 3, "steps": 9, "batch_size": 32}
+    batches = train_batches(source, **options)
+    plain = train_batches(digits, **options)[7]
+    same(train_batches(source, augment=False, **options)[7], plain)
+    whole = batches[7]
+    pixels = whole["views"]["image"].pop("pixels")
+    assert (pixels != plain["views"]["image"].pop("pixels")).any()
+    same(whole, plain)
+    for step, batch in enumerate(pipeline.prefetched(batches, start=6), 6):
+        same(batch["views"], batches[step]["views"])
+    parts = [
+        train_batches(source, process_index=i, process_count=2, **options)[7] for i in range(2)
+    ]
+    joined = np.concatenate([part["views"]["image"]["pixels"] for part in parts])
+    np.testing.assert_array_equal(joined, pixels)
+    for split in ("train", "test"):
+        same(
+            eval_batches(open_data(data).source(split), 50)[0]["views"],
+            eval_batches(open_data(Data()).source(split), 50)[0]["views"],
+        )
+
+
 def test_every_epoch_covers_each_example_once(digits):
     n, size = len(digits), 50
     batches = train_batches(digits, seed=1, steps=3 * n // size, batch_size=size)

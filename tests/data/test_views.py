@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from fairkd_jax.data.dataset import Info, make_split
+from fairkd_jax.data.dataset import Info, draws, make_split
 from fairkd_jax.data.sets.colored_digits import ColoredDigits
 from fairkd_jax.data.sets.template_nli import TemplateNli
 from fairkd_jax.data.views.image import Image
@@ -20,11 +20,13 @@ from fairkd_jax.registry import UnknownName
 pytestmark = pytest.mark.quick
 
 
+INFO = Info(("no", "yes"), ("a",), ((True,), (True,)), "none", "made here")
+
+
 def texts(**columns):
-    info = Info(("no", "yes"), ("a",), ((True,), (True,)), "none", "made here")
     n = len(next(iter(columns.values())))
     arrays = {k: np.array(v) for k, v in columns.items()}
-    return make_split(info, np.arange(n) % 2, np.zeros(n, int), **arrays)
+    return make_split(INFO, np.arange(n) % 2, np.zeros(n, int), **arrays)
 
 
 def test_pixels_are_normalised():
@@ -186,3 +188,48 @@ def test_unigram_knows_the_words_of_the_labels():
         Unigram(label_words=("yes",)).fit(split)
     with pytest.raises(ValueError, match="read alike"):
         Unigram(label_words=("yes", "YES")).fit(split)
+
+
+def moved(image, crop, down, right, mirrored):
+    """Black borders, a window of the old size, mirrored or not: bytes in, bytes out."""
+    height, width, _ = image.shape
+    framed = np.pad(image, ((crop, crop), (crop, crop), (0, 0)))
+    window = framed[down : down + height, right : right + width]
+    return window[:, ::-1] if mirrored else window
+
+
+@pytest.mark.parametrize("crop, flip", [(2, True), (3, False), (0, True)])
+def test_crop_and_flip_move_bytes(crop, flip):
+    images = np.random.default_rng(0).integers(0, 256, (800, 5, 7, 3)).astype(np.uint8)
+    split = make_split(INFO, np.arange(800) % 2, np.zeros(800, int), image=images)
+    encoder = Image(mean=(0.3, 0.4, 0.5), crop=crop, flip=flip).fit(split)
+    assert encoder.facts == Image(mean=(0.3, 0.4, 0.5)).fit(split).facts
+    ids = np.arange(800) + 7
+    found = encoder.augment(encoder.encode({"image": images}), ids, 3, 11)["pixels"]
+    drawn = draws(3, 11, ids, 3)
+    seen = set()
+    for image, got, (y, x, side) in zip(images, found, drawn):
+        place = int(y * (2 * crop + 1)), int(x * (2 * crop + 1)), flip and side < 0.5
+        seen.add(place)
+        want = moved(image, crop, *place)
+        np.testing.assert_array_equal(got, encoder.encode({"image": want[None]})["pixels"][0])
+    assert len(seen) == (2 * crop + 1) ** 2 * (1 + flip)  # every place is drawn
+
+
+def test_draws_are_even_and_of_seed_step_and_id_alone():
+    ids = np.arange(3000)
+    drawn = draws(1, 2, ids, 3)
+    np.testing.assert_array_equal(draws(1, 2, ids[::-7], 3), drawn[::-7])
+    np.testing.assert_array_equal(draws(1, 2, ids, 1), drawn[:, :1])
+    for other in (draws(2, 2, ids, 3), draws(1, 3, ids, 3), np.roll(drawn, 1, axis=0)):
+        assert abs(np.corrcoef(drawn.ravel(), other.ravel())[0, 1]) < 0.05
+    histogram = np.histogram(drawn, 10, (0, 1))[0]
+    assert abs(histogram - drawn.size / 10).max() < 5 * np.sqrt(drawn.size / 10)
+
+
+def test_an_image_view_draws_nothing_unless_it_is_told_to():
+    assert not Image().changes_inputs
+    assert Image(crop=1).changes_inputs and Image(flip=True).changes_inputs
+    split = ColoredDigits(image_size=8).load("train")
+    with pytest.raises(ValueError, match="crop = -1"):
+        Image(crop=-1).fit(split)

@@ -6,10 +6,14 @@ from conftest import set_spec
 from fairkd_jax import registry
 from fairkd_jax.testing.views import *  # noqa: F403
 
+DRAWING = ({"name": "image", "crop": 2, "flip": True},)
 
-@pytest.fixture(params=registry.available("views"))
+
+@pytest.fixture(
+    params=(*({"name": name} for name in registry.available("views")), *DRAWING), ids=str
+)
 def plugin(request):
-    return {"name": request.param}
+    return request.param
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import pytest
 
 from fairkd_jax.config import (
     Compare,
+    Data,
     Experiment,
     Optim,
     Stage,
@@ -69,7 +70,13 @@ def test_the_teacher_answers_once_where_only_logits_are_read_and_lives_otherwise
     assert set(inputs()) == {"teacher_logits"}
     assert set(inputs(distill=({"name": "hidden"},))) == {"teacher"}
     assert set(inputs(debias={"name": "mixup"})) == {"teacher"}
+    assert set(inputs(data=images(flip=True))) == {"teacher"}
     assert not inputs(distill=({"name": "none"},))
+    assert not inputs(distill=({"name": "none"},), data=images(crop=1))
+
+
+def images(**options) -> Data:
+    return Data(views={"image": {"name": "image"} | options})
 
 
 def test_the_identification_of_jtt_is_shared_by_baseline_and_distilled():
@@ -85,6 +92,11 @@ def test_identity_depends_on_every_config_value_and_on_inputs_alone():
     assert base.change({"train.steps": 7}).identity != base.identity
     assert base.change({"seed": 7}).identity != base.identity
     assert base.hang(init=again).identity != base.identity
+    view = "data.views.image"
+    assert base.change({view: {"name": "image", "crop": 1}}).identity != base.identity
+    # an option that older configs did not have, as they have it
+    said = base.change({view: {"name": "image", "crop": 0, "flip": False}})
+    assert said.identity == base.identity
 
 
 def test_axis_values_override_several_keys_and_carry_a_label():

@@ -293,6 +293,20 @@ def test_what_cannot_work_fails_before_training(changes, message):
         loop.check(wrong, {})
 
 
+@pytest.mark.parametrize("change", ["mixup", "image"])
+def test_a_table_of_the_teacher_is_refused_where_inputs_change(change):
+    views = {"image": {"name": "image", "flip": change == "image"}}
+    changing = dataclasses.replace(
+        config(),
+        debias={"name": "mixup" if change == "mixup" else "erm"},
+        distill=({"name": "logits"},),
+        data=dataclasses.replace(DIGITS, views=views),
+    )
+    with pytest.raises(ValueError, match=f"'{change}'.*the teacher must run live"):
+        loop.check(changing, {"teacher": None})
+    loop.check(changing, {"teacher": loop.net_of(DIGITS, NET)})
+
+
 def test_rates_reach_every_net_and_the_methods_own_parameters():
     rates = {"nets/biased/.*": 0.5, "nets/student/head/.*": 2.0}
     loop.check(dataclasses.replace(config(), optim=Optim(rates=rates, layer_decay=0.9)), {})

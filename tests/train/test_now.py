@@ -85,30 +85,38 @@ def test_every_hook_is_told_and_memory_flows_through_micro_batches(monkeypatch, 
     assert len(traces) == 1
 
 
-def test_a_distillers_memory_survives_a_stop(tmp_path):
+FEW = Data(  # so that each comes several times
+    {"name": "my_project.data.spots", "train": 24}, {"grey": {"name": "my_project.data.grey"}}
+)
+DRAWN = Data(
+    {"name": "colored_digits", "image_size": 8},
+    {"image": {"name": "image", "crop": 1, "flip": True}},
+)
+RUNS = {  # data, model, debiasing, distillation
+    "a memory": (FEW, "my_project.nets.mlp/small", "erm", "ensembling"),
+    "what is drawn": (DRAWN, "resnet/tiny", "my_project.methods.logit_adjustment", "dkd"),
+}
+
+
+@pytest.mark.parametrize("what", RUNS)
+def test_survives_a_stop(what, tmp_path):
+    data, model, debias, distill = RUNS[what]
+    model = dict(zip(("name", "preset"), model.split("/")))
+    methods = {"name": debias}, ({"name": f"my_project.methods.{distill}"},)
     train = Train(steps=6, batch_size=16, log_every=2, checkpoint_every=2)
-    few = {"name": "my_project.data.spots", "train": 24}  # so that each comes several times
-    config = TrainStage(
-        Data(few, {"grey": {"name": "my_project.data.grey"}}),
-        {"name": "my_project.nets.mlp", "preset": "small"},
-        {"name": "erm"},
-        ({"name": "my_project.methods.ensembling"},),
-        Mix(),
-        Optim(),
-        train,
-        0,
-    )
-    net = loop.net_of(config.data, config.model)
+    config = TrainStage(data, model, *methods, Mix(), Optim(), train, 0)
+    net = loop.net_of(data, model)
+    reads = registry.plugin("distill", methods[1][0]["name"]).reads != "nothing"
+    teachers = {"teacher": (net, jax.jit(net.init)(jax.random.key(7)))} if reads else {}
 
-    def finished(folder):
-        return jax.device_get(checkpoint.load_net(folder / "net", net.variable_shapes()))
+    def run(folder, **options):
+        loop.run(config, tmp_path / folder, MESH, loop.Inputs(teachers), **options)
+        return checkpoint.load_net(tmp_path / folder / "net", net.variable_shapes())
 
-    loop.run(config, tmp_path / "a", MESH)
-    left = iter([False, False, True])
+    whole, left = run("whole"), iter([False, False, True])
     with pytest.raises(processes.Interrupted, match="step 3 of 6"):
-        loop.run(config, tmp_path / "b", MESH, stopping=lambda: next(left))
-    loop.run(config, tmp_path / "b", MESH)
-    jax.tree.map(np.testing.assert_array_equal, finished(tmp_path / "a"), finished(tmp_path / "b"))
+        run("stopped", stopping=lambda: next(left))
+    jax.tree.map(np.testing.assert_array_equal, whole, run("stopped"))
 
 
 def softmax(z):

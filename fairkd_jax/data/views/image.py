@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fairkd_jax import hub
-from fairkd_jax.data.dataset import Encoder, Split, View, column
+from fairkd_jax.data.dataset import Encoder, Split, View, column, draws
+from fairkd_jax.recipe import later
 
 PREPROCESSOR = "preprocessor_config.json"  # of transformers
 HALF = [0.5] * 3  # mean and deviation of the processors of ViT, DeiT and ConvNext (for ResNet)
@@ -24,10 +25,18 @@ class Image(View):
     """Pixels `(x / 255 - mean) / std`, channels last.
 
     One number serves all channels, otherwise one a channel; none: measured on the training split.
+    In training an image may be moved and mirrored at random, as published recipes for CIFAR do.
     """
 
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
+    crop: int = later(0)  # black pixels added on each side, then a window of the old size is cut
+    flip: bool = later(False)  # left and right change places in half of the images
+
+    @property
+    def changes_inputs(self) -> bool:
+        """Whether anything is drawn."""
+        return self.crop > 0 or self.flip
 
     def fit(self, train: Split) -> "ImageEncoder":
         images = column(train.columns, "image")
@@ -39,10 +48,13 @@ class Image(View):
                 )
         if min(self.std, default=1.0) <= 0:
             raise ValueError(f"image view: std = {self.std}, expected positive numbers")
+        if self.crop < 0:
+            raise ValueError(f"image view: crop = {self.crop}, expected pixels, from 0 on")
         pixels = images.reshape(-1, channels)
         mean = self.mean or (pixels.mean(0) / 255).round(6)
         std = self.std or np.maximum(pixels.std(0) / 255, 1e-3).round(6)
-        return ImageEncoder(images.shape[1:], np.resize(mean, channels), np.resize(std, channels))
+        mean, std = np.resize(mean, channels), np.resize(std, channels)
+        return ImageEncoder(images.shape[1:], mean, std, self.crop, self.flip)
 
     def options_for(self, folder: pathlib.Path, encoder: "ImageEncoder") -> dict[str, Any] | None:
         found = _published(folder)
@@ -88,8 +100,16 @@ def _processor(said: Mapping[str, Any]) -> str:
 class ImageEncoder(Encoder):
     """Scales bytes by constants that `Image.fit` found."""
 
-    def __init__(self, shape: tuple[int, ...], mean: np.ndarray, std: np.ndarray):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        mean: np.ndarray,
+        std: np.ndarray,
+        crop: int = 0,
+        flip: bool = False,
+    ):
         self.shape, self.mean, self.std = shape, np.asarray(mean), np.asarray(std)
+        self.crop, self.flip = crop, flip
         self.scale = (1 / (255 * std)).astype(np.float32)
         self.shift = (-mean / std).astype(np.float32)
         height, width, channels = shape
@@ -107,6 +127,24 @@ class ImageEncoder(Encoder):
         if images.shape[1:] != self.shape:
             raise ValueError(f"images of shape {images.shape[1:]}: the view is for {self.shape}")
         return {"pixels": images * self.scale + self.shift}
+
+    def augment(
+        self, arrays: dict[str, np.ndarray], ids: np.ndarray, seed: int, step: int
+    ) -> dict[str, np.ndarray]:
+        """Moves each image by up to `crop` pixels a way, then mirrors it or not."""
+        if not (self.crop or self.flip):
+            return arrays
+        (height, width, channels), crop = self.shape, self.crop
+        padded = np.empty((len(ids), height + 2 * crop, width + 2 * crop, channels), np.float32)
+        padded[:] = self.shift  # black
+        padded[:, crop : crop + height, crop : crop + width] = arrays["pixels"]
+
+        def cut(image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+            y, x = (drawn[:2] * (2 * crop + 1)).astype(int)
+            window = image[y : y + height, x : x + width]
+            return window[:, ::-1] if self.flip and drawn[2] < 0.5 else window
+
+        return {"pixels": np.stack([*map(cut, padded, draws(seed, step, ids, 3))])}
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes preprocessor_config.json, as image processors of transformers read it."""
