@@ -9,7 +9,6 @@ import dataclasses
 from fairkd_jax import buckets, files, registry
 from fairkd_jax.config import BorrowStage, Experiment, Plugin, Role, Stage, Teacher
 from fairkd_jax.data import pipeline
-from fairkd_jax.models import weights
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import stored
 from fairkd_jax.types import Path
@@ -44,7 +43,7 @@ def borrowed(experiment: Experiment, name: str, teacher: Teacher) -> tuple[Stage
         )
     folder = stored.require(workdir / "stages" / there.identity, f"{place}.stage")
     config, facts = there.config, files.read_json(folder / stored.NET)
-    model = facts.get("model") or weights.split(config.model)[0]
+    model = facts.get("model", config.model)
     copy = BorrowStage(experiment.data, model, there.identity, str(workdir))
     return (
         Stage("borrow", copy),

@@ -177,8 +177,7 @@ def _transfer(stage: Stage, place: Place, guard: Guard) -> int:
 
 
 def _borrow(stage: Stage, place: Place, guard: Guard) -> int:
-    if jax.process_index() == 0:
-        borrow.copy(stage, place.folder(stage))
+    processes.lead(lambda: borrow.copy(stage, place.folder(stage)))
     return 0
 
 
