@@ -18,7 +18,7 @@ from ml_collections.config_dict import placeholder
 
 from fairkd_jax import registry
 from fairkd_jax.recipe import SELECTION_RULES as SELECTION_RULES
-from fairkd_jax.recipe import Optim, Role, Teacher, Train, later
+from fairkd_jax.recipe import Optim, Role, Teacher, Train, Transfer, later
 from fairkd_jax.registry import UnknownName
 
 FORMAT = 2  # raised when the meaning of a stage changes: older stages are then trained anew
@@ -57,19 +57,6 @@ class Mix:
     kd_weight: float = 1.0
     scope: str = "total"
     teachers: Mapping[str, Any] = later({}, unsaid=True)  # weights of named ones; left out: 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Transfer:
-    """Which weights of the teacher the student starts from; see `models/transfer.py`."""
-
-    layers: str | Mapping[str, str] = dataclasses.field(
-        default="every", metadata={"or_mapping": True}
-    )  # first | last | every: evenly spaced | {"block00": "block01"}: student's layer -> teacher's
-    width: str = "index"  # which units of a wider teacher: index: the first | norm: the largest
-    embeddings: bool = True  # copied too, those of words or pixels (the stem)?
-    head: bool = True  # copied too, where both nets have the same classes?
-    teacher: str = later("", unsaid=True)  # which of several; "": there is but one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +143,16 @@ class TransferStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class BorrowStage:
+    """Copies the net of a finished train stage of another work folder; see `study/borrow.py`."""
+
+    data: Data  # of the study that borrows
+    model: Plugin = dataclasses.field(metadata={"room": "models"})
+    stage: str = dataclasses.field(metadata={"place": True})
+    workdir: str = dataclasses.field(metadata={"place": True})
+
+
+@dataclasses.dataclass(frozen=True)
 class TableStage:
     """Asks the net of input "net" about every example of a split and writes columns by id."""
 
@@ -188,7 +185,7 @@ class Stage:
     inputs' identities. Where files lie is no part of it.
     """
 
-    kind: str  # train | transfer | table | evaluate | compare
+    kind: str  # train | transfer | borrow | table | evaluate | compare
     config: Any  # the dataclass above
     inputs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -230,6 +227,8 @@ def content_of(value: Any) -> Any:
         return as_dict(value)
     value, found = value.settled() if isinstance(value, Optim) else value, {}
     for field in dataclasses.fields(value):
+        if "place" in field.metadata:
+            continue
         if "later" in field.metadata and getattr(value, field.name) == _default(field):
             continue  # as before there was such a field
         inner, room = getattr(value, field.name), field.metadata.get("room")
@@ -385,6 +384,7 @@ def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any
 KINDS = {
     "train": TrainStage,
     "transfer": TransferStage,
+    "borrow": BorrowStage,
     "table": TableStage,
     "evaluate": EvaluateStage,
     "compare": CompareStage,

@@ -184,3 +184,16 @@ class Teacher(Role):
     seed: int = 0  # added to that of the experiment
     stage: str = ""  # its identity there, or how that begins: six digits at least
     workdir: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """Which weights of the teacher the student starts from; see `models/transfer.py`."""
+
+    layers: str | Mapping[str, str] = dataclasses.field(
+        default="every", metadata={"or_mapping": True}
+    )  # first | last | every: evenly spaced | {"block00": "block01"}: student's layer -> teacher's
+    width: str = "index"  # which units of a wider teacher: index: the first | norm: the largest
+    embeddings: bool = True  # copied too, those of words or pixels (the stem)?
+    head: bool = True  # copied too, where both nets have the same classes?
+    teacher: str = later("", unsaid=True)  # which of several; "": there is but one

@@ -13,7 +13,7 @@ from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.sums import Sums, label_map
 from fairkd_jax.models import transfer
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import plan
+from fairkd_jax.study import borrow, plan
 from fairkd_jax.study.reads import data_of, made_by
 from fairkd_jax.train import loop
 from fairkd_jax.train.step import table_of, teachers_of
@@ -113,6 +113,10 @@ def _check_transfer(one: Stage, tried: set[str]) -> None:
     transfer.plan(*nets, one.config.transfer)
 
 
+def _check_borrow(one: Stage, tried: set[str]) -> None:
+    borrow.check(one)
+
+
 def _check_compare(one: Stage, tried: set[str]) -> None:
     """Raises UnknownName for layers that a net does not have."""
     config, data = one.config.compare, data_of(one)
@@ -173,6 +177,7 @@ def _check_rows(one: Stage, source: pipeline.Source, tried: set[str]) -> None:
 CHECKS = {
     "train": _check_train,
     "transfer": _check_transfer,
+    "borrow": _check_borrow,
     "table": _check_table,
     "evaluate": _check_evaluation,
     "compare": _check_compare,

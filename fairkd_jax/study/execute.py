@@ -253,7 +253,7 @@ def _row(run: plan.Run) -> dict[str, Any]:
         "distill": "+".join(d["name"] for d in run.distill),
         "distill_options": run.distill,
         "model": plan.model_name(model),
-        "parameters": loop.net_of(experiment.data, model).num_parameters(),
+        "parameters": loop.net_of(experiment.data, run.net.config.model).num_parameters(),
         "teacher_model": " + ".join(f"{k} {m}".strip() for k, m in models.items()),
         "teacher_debias": "+".join(dict.fromkeys(t.debias["name"] for t in teachers.values())),
         "seed": experiment.seed,

@@ -31,6 +31,7 @@ from fairkd_jax.config import (
     update,
 )
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.study.borrow import borrowed
 from fairkd_jax.study.reads import sealed, sealed_alone
 from fairkd_jax.train import loop
 from fairkd_jax.train.step import input_of, table_of
@@ -161,6 +162,9 @@ def _teachers(experiment: Experiment) -> dict[str, tuple[Stage, Role, Plugin]]:
     """Of each teacher what makes its net, how, and by which debiasing method."""
     found: dict[str, tuple[Stage, Role, Plugin]] = {}
     for name, how in teachers_of(experiment).items():
+        if how.stage or how.workdir:
+            found[name] = borrowed(experiment, name, how)
+            continue
         debias = how.debias or experiment.debias
         trained = _train(experiment, how, debias, how.seed)
         found[name] = registry.build("debias", debias).stages(trained), how, debias

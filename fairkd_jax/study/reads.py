@@ -12,7 +12,7 @@ from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, Stage, TrainStage
 from fairkd_jax.files import Changed
 from fairkd_jax.models import weights
-from fairkd_jax.study import sources
+from fairkd_jax.study import borrow, sources
 from fairkd_jax.types import Path
 
 CODE = "code "  # how names of files of code begin
@@ -131,6 +131,12 @@ def _transfer(stage: Stage) -> Files:
     yield from _net(stage.config.model)
 
 
+def _borrow(stage: Stage) -> Files:
+    yield from _data(stage.config.data)
+    yield from _code("models", stage.config.model)
+    yield from borrow.products(stage).items()
+
+
 def _table(stage: Stage) -> Files:
     yield from _split(data_of(stage).set, stage.config.split)
 
@@ -146,6 +152,7 @@ def _compare(stage: Stage) -> Files:
 KINDS = {
     "train": _train,
     "transfer": _transfer,
+    "borrow": _borrow,
     "table": _table,
     "evaluate": _evaluate,
     "compare": _compare,

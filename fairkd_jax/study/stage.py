@@ -22,10 +22,11 @@ from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.evaluate import evaluate, predict_columns
 from fairkd_jax.evaluation.sums import Sums
+from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net
 from fairkd_jax.models.transfer import transfer
 from fairkd_jax.representation.compare import compare_nets
-from fairkd_jax.study import reads, stored
+from fairkd_jax.study import borrow, reads, stored
 from fairkd_jax.study.claim import Claim, claimed
 from fairkd_jax.study.reads import data_of
 from fairkd_jax.train import checkpoint, loop, trackers
@@ -33,7 +34,6 @@ from fairkd_jax.train.step import fresh_net, teachers_of
 from fairkd_jax.types import Batch, Path
 
 Guard = Callable[[], None]
-NET_FILE = "net.json"  # which inputs a stage's net was trained on
 KEPT_NETS = 8  # trained nets kept in memory: the next stage usually asks for the last ones
 
 
@@ -57,7 +57,7 @@ class Place:
         return sharding.put_batch(batch, self.mesh)
 
     def net(self, stage: Stage) -> tuple[Net, Any]:
-        """The net that a train or transfer stage left, and its variables on the devices.
+        """The net that a train, transfer or borrow stage left, and its variables on the devices.
 
         Raises ValueError where its folder does not hold what was written, or where the data now
         encode inputs otherwise than in its training.
@@ -160,7 +160,7 @@ def _train(stage: Stage, place: Place, guard: Guard) -> int:
         ),
         name=f"{stage.config.debias['name']} {stage.identity[:6]}",
     )
-    _write_inputs(loop.net_of(stage.config.data, stage.config.model), folder)
+    _write_inputs(stage, folder)
     return steps * train.batch_size
 
 
@@ -177,18 +177,29 @@ def _transfer(stage: Stage, place: Place, guard: Guard) -> int:
     if jax.process_index() == 0:
         files.write_json(folder / "transfer.json", done.record())
     checkpoint.save_net(folder / "net", variables)
-    _write_inputs(net, folder)
+    _write_inputs(stage, folder)
     return 0
 
 
-def _write_inputs(net: Net, folder: Path) -> None:
+def _borrow(stage: Stage, place: Place, guard: Guard) -> int:
+    processes.lead(lambda: borrow.copy(stage, place.folder(stage)))
+    return 0
+
+
+def _write_inputs(stage: Stage, folder: Path) -> None:
+    data, model = stage.config.data, stage.config.model
+    net = loop.net_of(data, model)
+    labels = pipeline.open_data(data).dataset.info.label_names
+    about = {"view": net.view, "identity": net.identity, "labels": labels}
+    if weights.split(model)[1]:  # whose sizes stand elsewhere
+        about["model"] = borrow.sized(model, net)
     if jax.process_index() == 0:
-        files.write_json(folder / NET_FILE, {"view": net.view, "identity": net.identity})
+        files.write_json(folder / stored.NET, about)
 
 
 def _check_inputs(net: Net, folder: Path) -> None:
     """Raises ValueError unless the net reads what it was trained on."""
-    path = folder / NET_FILE
+    path = folder / stored.NET
     trained = files.read_json(path) if path.exists() else {}
     if trained.get("identity", net.identity) != net.identity:
         raise ValueError(
@@ -308,6 +319,7 @@ def _compare(stage: Stage, place: Place, guard: Guard) -> int:
 KINDS = {
     "train": _train,
     "transfer": _transfer,
+    "borrow": _borrow,
     "table": _table,
     "evaluate": _evaluate,
     "compare": _compare,

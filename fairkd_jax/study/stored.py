@@ -20,6 +20,7 @@ from fairkd_jax.types import Path
 STATES = ("done", "partial", "missing", "damaged")
 DONE, CONFIG, CHECKPOINTS = "done", "config.json", "checkpoints"
 NEAREST = 5  # stages that a miss lists
+NET = "net.json"  # which inputs and labels a stage's net was trained on
 NO_PRODUCTS = (CLAIMS, CONFIG, CHECKPOINTS, DONE)
 
 

@@ -20,12 +20,14 @@ from fairkd_jax.config import (
     Role,
     Stage,
     Study,
+    Teacher,
     Train,
     TrainStage,
 )
 from fairkd_jax.data import pipeline
 from fairkd_jax.models import pretrained
-from fairkd_jax.study import check, reads, stage, stored
+from fairkd_jax.report import html
+from fairkd_jax.study import check, execute, reads, stage, stored
 from fairkd_jax.train import loop
 from fairkd_jax.train.start import from_published
 from fairkd_jax.types import TrainState
@@ -121,6 +123,28 @@ def test_training_starts_from_them_and_an_earlier_stage_wins(place, trained, exp
     assert_equal(place.net(wins)[1], place.net(slow)[1])
 
 
+def test_published_weights_teach_untrained_and_a_study_borrows_them_without_their_files(
+    place, exported, copied, tmp_path
+):
+    views, model = start(copied, tokenizer=exported)
+    few = Train(steps=2, batch_size=8)
+    student = Role(NET | {"width": 8, "mlp_width": 16, "heads": 2}, train=few)
+    as_it_is = Train(steps=0, batch_size=8)
+    first = Experiment(views, teacher=Role(model, train=as_it_is), student=student)
+    folder = execute.run(Study("first", first, seeds=1), tmp_path / "first", place.mesh)
+    html.write(folder)
+    page = (folder / "report" / "index.html").read_text()
+    assert "bert/weights → bert/tiny" in page
+    rows = json.loads((folder / "study.json").read_text())["runs"]
+    untrained = next(row for row in rows if row["role"] == "teacher")
+    shutil.rmtree(copied)
+    teachers = {"old": Teacher(stage=untrained["stage"], workdir=str(tmp_path / "first"))}
+    second = Experiment(views, teachers=teachers, student=student)
+    folder = execute.run(Study("second", second, seeds=1), tmp_path / "second", place.mesh)
+    row = json.loads((folder / "study.json").read_text())["runs"][0]
+    assert (row["model"], row["parameters"]) == ("bert/weights", untrained["parameters"])
+
+
 def test_every_trained_net_starts_from_them(exported):
     config = train_stage(*start(exported, head="fresh"), debias="lff").config
     net = loop.net_of(config.data, config.model)
@@ -192,11 +216,12 @@ def test_other_labels_and_broken_weights_are_refused(exported, copied):
 
 
 def test_a_net_whose_inputs_changed_since_is_refused(place, trained):
-    path = place.folder(trained) / stage.NET_FILE
+    path = place.folder(trained) / stored.NET
     original = path.read_text()
     assert json.loads(original) == {
         "view": "wordpiece",
         "identity": pipeline.open_data(trained.config.data).facts["wordpiece"]["identity"],
+        "labels": ["entailment", "non-entailment"],
     }
     path.write_text(json.dumps({"view": "wordpiece", "identity": "other words"}))
     stored.close(path.parent, {"seconds": 1.0, "examples": 0})
