@@ -93,6 +93,7 @@ def test_the_page_names_the_teachers_and_maps_each(folder):
     page = html.render(records.read(folder))
     for text in ("big resnet/mini → resnet/tiny", "mean of big, small → resnet/tiny"):
         assert text in page
+    assert page.count("in the mean of its teachers and") == 2
     assert page.count("CKA of teacher and student:") == 4  # two teachers of two students
     assert "8 tests in a table" in page
 
