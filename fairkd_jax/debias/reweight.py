@@ -5,6 +5,7 @@ weighting, 1/2 its square root (SubpopBench, arXiv 2302.12254, ReWeight and Sqrt
 """
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
@@ -14,10 +15,10 @@ from fairkd_jax.losses import masked_mean
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Spec
 
+AnyArray = JaxArray | np.ndarray
 
-def balancing_weights(
-    counts: Float[JaxArray, "K"], power: Float[JaxArray, ""] | float
-) -> Float[JaxArray, "K"]:
+
+def balancing_weights(counts: Float[AnyArray, "K"], power: Array) -> Float[JaxArray, "K"]:
     """Weights proportional to `counts^-power` that sum to K; 0 where nothing was counted."""
     rarity = jnp.where(counts > 0, jnp.maximum(counts, 1.0) ** -power, 0.0)
     return rarity / jnp.sum(rarity) * counts.shape[0]

@@ -50,6 +50,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is; with -
 WAIT_SECONDS = flags.DEFINE_integer("wait_seconds", 60, "For the other hosts to report.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show where an error was raised, whatever it is.")
 FAREWELL_SECONDS = 5.0
+HEARTBEAT_SECONDS = 40
 
 # What checks raise. By anything else, or raised by a library, the program is at fault.
 TOLD = (ValueError, RuntimeError, ArithmeticError, ImportError, flags.Error)
@@ -87,7 +88,11 @@ def _join_hosts(workdir: Path | None) -> None:
         return
     _say(f"process {hosts.index} of {hosts.count} waits for the others")
     rollcall.meet(hosts, WAIT_SECONDS.value, workdir)  # names who is missing, which JAX does not
-    jax.distributed.initialize(*given, initialization_timeout=WAIT_SECONDS.value)
+    jax.distributed.initialize(
+        *given,
+        initialization_timeout=WAIT_SECONDS.value,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,  # others wait for one that is gone no longer
+    )
 
 
 def script(main: Callable[[list[str]], None]) -> Callable[[], None]:

@@ -13,14 +13,12 @@ from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import stored
 from fairkd_jax.types import Path
 
-SHORTEST = 6  # digits of an identity that is not given whole
-
 
 def borrowed(experiment: Experiment, name: str, teacher: Teacher) -> tuple[Stage, Role, Plugin]:
     """What copies the net, how it was trained there, and by which debiasing method.
 
-    Raises UnknownName for a stage that is not there; ValueError for one that is no train stage, for
-    options of training, and files.Damaged for one that is not finished or not as it was written.
+    Raises ValueError for a stage that is not there or no train stage, and for options of training;
+    files.Damaged for one that is not finished or not as it was written.
     """
     place = f"teachers.{name}"
     if not (teacher.stage and teacher.workdir):
@@ -54,20 +52,14 @@ def borrowed(experiment: Experiment, name: str, teacher: Teacher) -> tuple[Stage
 
 def _whole(stage: str, workdir: Path, place: str) -> str:
     """The whole identity of a stage that is named by its first digits."""
-    known = sorted(p.name for p in (workdir / "stages").glob("*"))
-    found = [one for one in known if one.startswith(stage)]
-    if not known:
+    if not any((workdir / "stages").glob("*")):
         raise FileNotFoundError(
             f"{place}.workdir = {workdir} holds no stages: is it a work folder?"
         )
-    if not found:
-        raise UnknownName(stage, f"stage in {place}.workdir = {workdir}:", known)
-    if len(found) > 1 or len(stage) < SHORTEST:
-        raise ValueError(
-            f"{place}.stage = {stage!r} says too little, {SHORTEST} digits at least: in {workdir} "
-            f"it may be {', '.join(found)}"
-        )
-    return found[0]
+    try:
+        return stored.find(workdir, stage)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def _trained(workdir: Path) -> list[str]:
