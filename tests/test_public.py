@@ -15,12 +15,14 @@ pytestmark = pytest.mark.quick
 def test_every_public_name_is_there_and_a_miss_lists_them():
     for name in fk.__all__:
         assert getattr(fk, name) is not None and name in dir(fk)
-    with pytest.raises(AttributeError, match=r"no 'Stuty'; there are Compare, .*Study"):
+    with pytest.raises(AttributeError, match=r"no 'Stuty'; there are __version__, Compare, .*Study"):
         fk.Stuty  # noqa: B018
 
 
 def test_importing_it_starts_no_jax():
-    code = "import sys, fairkd_jax as fk; fk.Study; assert not {'jax', 'flax'} & {*sys.modules}"
+    code = (
+        "import sys, fairkd_jax as fk; fk.__version__; assert not {'jax', 'flax'} & {*sys.modules}"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
