@@ -35,11 +35,10 @@ def rollout(program, methods, teacher, mesh, steps=2):
     """(state, metrics of each step)."""
     run, seed = compile_step(program, mesh), np.uint32(0)
     put = [sharding.put_batch(s.batch(seed=i), mesh) for i in range(steps)]
-    counts = s.GROUP_COUNTS, s.LABEL_COUNTS
-    state = fresh_state(program, mesh, methods, s.numbers(), *counts, put[0], seed)
+    state = fresh_state(program, mesh, methods, s.numbers(), s.NOW, put[0], seed)
     metrics = []
     for batch in put:
-        state, values = run(state, methods, s.numbers(), batch, {"teacher": teacher}, seed)
+        state, values = run(state, methods, s.numbers(), s.NOW, batch, {"teacher": teacher}, seed)
         metrics.append(jax.device_get(values))
     return state, metrics
 

@@ -122,9 +122,8 @@ def test_a_step_is_traced_once_for_all_numbers_of_an_optimizer(sweep, monkeypatc
         rule = optim.rule_of(given, order=net.architecture.order())
         program = step.Program(net, rule, (), s.ATTRIBUTES, s.EXAMPLES)
         numbers, batch = optim.numbers(given, given.learning_rate, ema), s.batch()
-        counts = (s.GROUP_COUNTS, s.LABEL_COUNTS)
-        state = fresh_state(program, ONE, methods, numbers, *counts, batch, np.uint32(0))
-        compile_step(program, ONE)(state, methods, numbers, batch, {}, np.uint32(0))
+        state = fresh_state(program, ONE, methods, numbers, s.NOW, batch, np.uint32(0))
+        compile_step(program, ONE)(state, methods, numbers, s.NOW, batch, {}, np.uint32(0))
     compile_step.cache_clear()
     assert len(traces) == 1
 
@@ -215,11 +214,11 @@ def test_a_step_with_a_split_state_is_that_of_one_device(name, monkeypatch):
         compile_step.cache_clear()
         program = step.Program(s.small_net("resnet"), optim.rule_of(given), (), s.ATTRIBUTES)
         batch, seed, methods = sharding.put_batch(s.batch(), mesh), np.uint32(0), s.methods(ERM())
-        numbers, counts = optim.numbers(given, RATE), (s.GROUP_COUNTS, s.LABEL_COUNTS)
-        state = fresh_state(program, mesh, methods, numbers, *counts, batch, seed)
+        numbers = optim.numbers(given, RATE)
+        state = fresh_state(program, mesh, methods, numbers, s.NOW, batch, seed)
         run = compile_step(program, mesh)
         for _ in range(3):
-            state, metrics = run(state, methods, numbers, batch, {}, seed)
+            state, metrics = run(state, methods, numbers, s.NOW, batch, {}, seed)
         losses.append(float(metrics["loss"]))
     compile_step.cache_clear()
     np.testing.assert_allclose(*losses, rtol=1e-5)  # float32 sums in another order
