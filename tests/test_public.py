@@ -15,9 +15,7 @@ pytestmark = pytest.mark.quick
 def test_every_public_name_is_there_and_a_miss_lists_them():
     for name in fk.__all__:
         assert getattr(fk, name) is not None and name in dir(fk)
-    with pytest.raises(
-        AttributeError, match=r"no .Stuty.; there are __v.*, Compare, .*Study"
-    ):
+    with pytest.raises(AttributeError, match=r"no .Stuty.; there are __v.*, Compare, .*Study"):
         fk.Stuty  # noqa: B018
 
 
