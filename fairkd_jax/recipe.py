@@ -182,7 +182,7 @@ class Teacher(Role):
 
     debias: Mapping[str, Any] | None = None  # None: the experiment's
     seed: int = 0  # added to that of the experiment
-    stage: str = ""  # its identity there, or how that begins: six digits at least
+    stage: str = ""  # its identity there, or how that begins
     workdir: str = ""
 
 

@@ -5,7 +5,7 @@
     fairkd-study --config=... --workdir=... --smoke      every stage kind, in seconds
     fairkd-study --config=... --workdir=... --config.seeds=9    new seeds run
     fairkd-study --config=... --workdir=... --fake_devices=8    shardings, on a laptop
-    fairkd-study --config=... --workdir=... --track=tensorboard    also to W/tensorboard, or wandb
+    fairkd-study --config=... --workdir=... --tensorboard    also to W/tensorboard; or --wandb
     fairkd-study --workdir=... --verify    is every finished stage what was written?
 
 A config is named by its path, or as one of those shipped; a wrong name lists them. What a config
@@ -25,11 +25,14 @@ from fairkd_jax.config import Study
 from fairkd_jax.launch import configs, folders, runtime
 from fairkd_jax.report import html
 from fairkd_jax.study import check, execute, plan, verify
+from fairkd_jax.train.trackers import TRACKERS
 
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what is done and what is missing, and end.")
 VERIFY = flags.DEFINE_bool("verify", False, "Read all of the folder, say what is wrong, and end.")
-TRACK = flags.DEFINE_list("track", [], "What is told the log of training too: tensorboard, wandb.")
-TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "As --track=tensorboard.")
+TRACK = {
+    name: flags.DEFINE_bool(name, False, f"Tell {tracker.__name__} the log of training too.")
+    for name, tracker in TRACKERS.items()
+}
 
 flags.adopt_module_key_flags(runtime)
 flags.adopt_module_key_flags(folders)
@@ -51,8 +54,8 @@ def main(argv: list[str]) -> None:
     if DRY_RUN.value:
         print(execute.table_of_stages(check.check(study, given), workdir))
         return
-    told = [*TRACK.value, *["tensorboard"] * TENSORBOARD.value]
-    folder = execute.run(study, workdir, mesh, given, tuple(dict.fromkeys(told)))
+    told = tuple(name for name, flag in TRACK.items() if flag.value)
+    folder = execute.run(study, workdir, mesh, given, told)
     report = html.write(folder)
     if jax.process_index() == 0:
         print(f"report: {report}")

@@ -36,7 +36,7 @@ class Means:
     def take(self) -> dict[str, float]:
         """The means since this was last called."""
         found = {k: v / self.count for k, v in self.sums.items()}
-        self.__init__()
+        self.count, self.sums = 0, {}
         return found
 
 
