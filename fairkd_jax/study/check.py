@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from fairkd_jax.config import SELECTION_RULES, Role, Stage, Study, as_dict
+from fairkd_jax.config import SELECTION_RULES, Plugin, Role, Stage, Study, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.evaluation import fairness
@@ -147,7 +147,7 @@ def _check_train(one: Stage, tried: set[str]) -> None:
         rules = {*SELECTION_RULES, *fairness.selecting(fairness.metrics(none, info=info))}
         if select not in rules:
             raise UnknownName(select, "train.select", rules)
-        _check_rows(one, opened.source(config.train.validation), tried)
+        _check_rows(one, tried, config.train.validation)
     names = teachers_of(config.mix)
     live = {k: one.inputs[k].config for k in names if k in one.inputs}
     nets = {k: loop.net_of(teacher.data, teacher.model) for k, teacher in live.items()}
@@ -158,20 +158,21 @@ def _check_evaluation(one: Stage, tried: set[str]) -> None:
     opened = pipeline.open_data(data_of(one))
     source = opened.source(one.config.split, one.config.set)
     label_map(opened.dataset.info.label_names, source.split.info)
-    _check_rows(one, source, tried)
+    _check_rows(one, tried, one.config.split, one.config.set)
 
 
 def _check_table(one: Stage, tried: set[str]) -> None:
-    _check_rows(one, pipeline.open_data(data_of(one)).source(one.config.split), tried)
+    _check_rows(one, tried, one.config.split)
 
 
-def _check_rows(one: Stage, source: pipeline.Source, tried: set[str]) -> None:
-    """Raises ValueError for examples with words of which the net has no embedding."""
+def _check_rows(one: Stage, tried: set[str], split: str, spec: Plugin | None = None) -> None:
+    """Raises ValueError for examples of a split with words of which the net has no embedding."""
     data, model = made_by(one).config.data, made_by(one).config.model
-    if (key := json.dumps([id(source), as_dict(data), as_dict(model)])) not in tried:
+    key = json.dumps(["rows", split, as_dict(spec), as_dict(data), as_dict(model)], sort_keys=True)
+    if key not in tried:
         tried.add(key)
         net = loop.net_of(data, model)
-        source.require(net.view, net.architecture.rows())
+        pipeline.open_data(data).source(split, spec).require(net.view, net.architecture.rows())
 
 
 CHECKS = {
