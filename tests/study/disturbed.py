@@ -101,6 +101,8 @@ class Zygote:
         """Starts a file of Python; the request as in zygote.py."""
         self.count += 1
         output = self.folder / f"output{self.count}"
+        for name in (output, f"{output}.writes"):  # it may be asked before the process has begun
+            pathlib.Path(name).touch()
         request = {"argv": argv, "output": str(output), "folder": "", **request}
         return Run(self, self.ask(request)["pid"], output)
 
