@@ -35,11 +35,32 @@ class Info:
         return tuple(f"{y}, {a}" for y in self.label_names for a in self.attribute_names)
 
 
+class Column(abc.ABC):
+    """A raw column that is read when rows of it are asked for: images in files, texts on a disk.
+
+    Beside `len(column)` and `column[rows]` it has the `dtype` and `shape` of the array that it
+    stands for.
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abc.abstractmethod
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """The rows of a slice, or of an array of row numbers, in its order."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """One split: numpy columns of equal length N, with label, attribute, group and id."""
+    """One split: columns of equal length N, with label, attribute, group and id.
 
-    columns: Mapping[str, np.ndarray]
+    Those four are arrays; a raw column may be a `Column`.
+    """
+
+    columns: Mapping[str, np.ndarray | Column]
     info: Info
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     # reason -> rows of the source that are not in the split
@@ -53,7 +74,10 @@ class Split:
 
 
 def make_split(
-    info: Info, label: np.ndarray, attribute: np.ndarray, **raw: np.ndarray | Sequence[str]
+    info: Info,
+    label: np.ndarray,
+    attribute: np.ndarray,
+    **raw: np.ndarray | Column | Sequence[str],
 ) -> Split:
     """A checked Split; `group` and, where it is not given, `id` are added here.
 
@@ -84,8 +108,8 @@ def make_split(
     return Split(columns, info)
 
 
-def _texts_as_objects(values: np.ndarray | Sequence[str]) -> np.ndarray:
-    given = isinstance(values, np.ndarray)
+def _texts_as_objects(values: np.ndarray | Column | Sequence[str]) -> np.ndarray | Column:
+    given = isinstance(values, np.ndarray | Column)
     return values if given and values.dtype.kind != "U" else np.array(values, object)
 
 
@@ -181,7 +205,7 @@ def draws(seed: int, step: int, ids: np.ndarray, count: int) -> np.ndarray:
     return np.stack([np.random.Generator(row).random(count) for row in rows])
 
 
-def column(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+def column(columns: Mapping[str, np.ndarray | Column], name: str) -> np.ndarray | Column:
     """A raw column; UnknownName if the set has none of that name (an image view of text)."""
     if name not in columns:
         raise UnknownName(name, "column of the data set", columns)
