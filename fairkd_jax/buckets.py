@@ -13,6 +13,7 @@ import os
 import pathlib
 import secrets
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -53,8 +54,8 @@ def path(text: str | os.PathLike) -> Path:
 
 
 def is_local(path: Path) -> bool:
-    """Is it on a disk?"""
-    return isinstance(path, pathlib.Path)
+    """Is it on a disk, be it within an archive?"""
+    return isinstance(path, pathlib.Path | zipfile.Path)
 
 
 def _filesystem(path: Path) -> Any:

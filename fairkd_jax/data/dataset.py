@@ -7,12 +7,15 @@ A split is a table in memory: `columns` hold label, attribute, id and the raw in
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
+
+if TYPE_CHECKING:
+    from fairkd_jax.data.prepared import Original
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +122,7 @@ class DataSet(abc.ABC):
 
     splits: ClassVar[tuple[str, ...]]
     places: ClassVar[tuple[str, ...]] = ()  # options that say where files lie
+    original: ClassVar["Original | None"] = None  # where `fairkd-data` prepares it from
 
     @property
     @abc.abstractmethod

@@ -37,10 +37,10 @@ def read_rows(
     """
     reader = READERS[format_of(path)]
     columns = dict.fromkeys(names, as_name) | dict.fromkeys(texts, _as_text)
-    opened = gzip.open if path.name.endswith(".gz") else open
     try:
-        with opened(buckets.near(path), "rb") as file:
-            yield from reader(_lines(file), path, columns)
+        with buckets.near(path).open("rb") as file:
+            unzipped = gzip.GzipFile(fileobj=file) if path.name.endswith(".gz") else file
+            yield from reader(_lines(unzipped), path, columns)
     except UnknownName:
         raise
     except (ValueError, OSError) as error:

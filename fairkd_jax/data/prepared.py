@@ -1,0 +1,163 @@
+"""Sets that are prepared once by TensorFlow Datasets and then read row by row, without TensorFlow.
+
+A set says in an `Original` how its examples are read from the files that its authors distribute.
+`preparing.py` writes them as TFDS does, in array_record; here they are read. A folder that TFDS
+itself prepared is read as it is, so the features have TFDS's names where it knows the set.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fairkd_jax import buckets
+from fairkd_jax.data.archives import Source
+from fairkd_jax.data.dataset import Column
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Path
+
+AT_ONCE = 1024  # records that are held while they are read
+Example = Mapping[str, Any]  # feature -> value
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """The distribution of a set by its authors: what an example holds, how examples are read."""
+
+    name: str  # of the folder that is written
+    version: str  # raised when the same files give other examples
+    features: Callable[[Any], Mapping[str, Any]]  # tfds.features -> features by name
+    splits: Mapping[str, tuple[str, ...]]  # ours -> names of it in folders that others prepared
+    read: Callable[[Source, str], Iterator[tuple[str, Example]]]
+    # (files, split) -> (where it stands, "FILE, line 3"; example), in the order of the files
+    key: str  # feature that names an example: no two of a split are equal
+    citation: str
+    published: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    # split -> "examples", or "feature=value", -> how many the literature reports
+    elsewhere: tuple[str, ...] = ()  # what TFDS calls the set: "snli", "glue/mnli"
+
+
+class Records:
+    """One split of a prepared folder."""
+
+    def __init__(self, folder: Path, split: str, names: Sequence[str]):
+        """`names`: what the split may be called. Raises UnknownName where it is not there."""
+        builder = _builder(str(buckets.near_folder(folder, ["*"])))
+        there = [name for name in names if name in builder.info.splits]
+        if not there:
+            raise UnknownName(split, f"split of {folder}:", builder.info.splits)
+        self.folder, self.features = folder, builder.info.features
+        self._source = builder.as_data_source(split=there[0], decoders=_as_bytes(self.features))
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def names(self, feature: str) -> tuple[str, ...]:
+        """The names that the numbers of a feature stand for."""
+        return tuple(self._feature(feature).names)
+
+    def rows(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Examples as TFDS gives them, images as the bytes of their files."""
+        return self._source.__getitems__([int(row) for row in rows])
+
+    def columns(self, *wanted: str) -> dict[str, Any]:
+        """Features of all examples: numbers as arrays, texts as lists. "a/b" is b within a."""
+        found: dict[str, list] = {name: [] for name in wanted}
+        for name in wanted:
+            self._feature(name)
+        for start in range(0, len(self), AT_ONCE):
+            for row in self.rows(range(start, min(start + AT_ONCE, len(self)))):
+                for name, values in found.items():
+                    values.append(
+                        functools.reduce(lambda part, key: part[key], name.split("/"), row)
+                    )
+        return {name: _as_column(values) for name, values in found.items()}
+
+    def has(self, feature: str) -> bool:
+        """Is there such a feature?"""
+        try:
+            self._feature(feature)
+        except UnknownName:
+            return False
+        return True
+
+    def _feature(self, name: str) -> Any:
+        feature = self.features
+        for part in name.split("/"):
+            if part not in (feature or {}):
+                raise UnknownName(name, f"feature of {self.folder}:", self.features)
+            feature = feature[part]
+        return feature
+
+
+class Texts(Column):
+    """Texts of a prepared split, read when asked for."""
+
+    dtype = np.dtype(object)
+
+    def __init__(self, records: Records, feature: str):
+        self.records, self.feature, self.shape = records, feature, (len(records),)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        rows = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        return np.array([row[self.feature].decode() for row in self.records.rows(rows)], object)
+
+
+def _as_column(values: list) -> Any:
+    if values and isinstance(values[0], bytes):
+        return [value.decode() for value in values]
+    return np.array(values)
+
+
+def folder_of(original: Original, data_dir: str) -> Path:
+    """Where a set lies prepared: by us, or by TFDS under a name of its own.
+
+    `data_dir` holds NAME/VERSION, or is such a folder; "" is TFDS's own, ~/tensorflow_datasets.
+    Raises ValueError, with the command that prepares it, where there is none.
+    """
+    top = buckets.path(data_dir or "~/tensorflow_datasets")
+    if (top / "dataset_info.json").exists():
+        return top
+    ours = top / original.name / original.version
+    if (ours / "dataset_info.json").exists():
+        return ours
+    for name in original.elsewhere:
+        versions = [p.parent for p in (top / name).glob("*/dataset_info.json")]
+        numbered = [p for p in versions if re.fullmatch(r"\d+\.\d+\.\d+", p.name)]
+        if numbered:
+            return max(numbered, key=lambda p: [int(n) for n in p.name.split(".")])
+    raise ValueError(
+        f"{top} does not hold {original.name} {original.version}: prepare it from the files of its "
+        f"authors, fairkd-data --set={original.name} --source=FOLDER_OR_ZIP --data_dir={top}"
+    )
+
+
+def files_of(original: Original, data_dir: str, split: str) -> dict[str, Path]:
+    """The files that a split is read from, by a name that does not say where they lie."""
+    folder = folder_of(original, data_dir)
+    names = original.splits[split]
+    shards = [p for name in names for p in folder.glob(f"*-{name}.array_record*")]
+    return {p.name: p for p in [folder / "features.json", *sorted(shards)]}
+
+
+def open_records(original: Original, data_dir: str, split: str) -> Records:
+    """A split of a prepared set. Raises as `folder_of` and `Records` do."""
+    return Records(folder_of(original, data_dir), split, original.splits[split])
+
+
+@functools.lru_cache(maxsize=8)
+def _builder(folder: str) -> Any:
+    import tensorflow_datasets as tfds  # takes a second
+
+    return tfds.builder_from_directory(folder)
+
+
+def _as_bytes(features: Mapping[str, Any]) -> dict[str, Any] | None:
+    """For TFDS: images stay as the bytes of their files."""
+    import tensorflow_datasets as tfds
+
+    images = [k for k, v in features.items() if isinstance(v, tfds.features.Image)]
+    return {name: tfds.decode.SkipDecoding() for name in images} or None
