@@ -30,7 +30,6 @@ def call(*folders, seconds: float = 10.0, meanwhile=lambda port: None) -> list:
 
     threads = [threading.Thread(target=report, args=(i,)) for i in range(len(folders))]
     threads[0].start()
-    time.sleep(0.2)
     kept = meanwhile(port - 1)
     [t.start() for t in threads[1:]]
     [t.join() for t in threads]
@@ -44,13 +43,24 @@ def test_all_meet(tmp_path):
     assert call(None, None) == [None, None]
 
 
+def connected(port: int) -> socket.socket:
+    """As soon as somebody listens there."""
+    until = time.monotonic() + 5
+    while True:
+        try:
+            return socket.create_connection(("localhost", port))
+        except ConnectionRefusedError:
+            assert time.monotonic() < until, "nobody listens"
+            time.sleep(0.02)
+
+
 def strangers(port: int) -> list:
     """A port scan, an HTTP probe, noise, a wrong number, and connections that say nothing."""
     for text in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(range(256)) * 40,
                  b"fairkd_jax 7\n", b"fairkd_jax 0\n", b"1"):  # fmt: skip
-        with socket.create_connection(("localhost", port)) as line:
+        with connected(port) as line:
             line.sendall(text)
-    return [socket.create_connection(("localhost", port)) for _ in range(3)]
+    return [connected(port) for _ in range(3)]
 
 
 def test_strangers_do_no_harm(tmp_path):
@@ -71,7 +81,6 @@ def test_one_that_does_not_come_is_named_beside_strangers(tmp_path):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    time.sleep(0.2)
     kept = strangers(port - 1)
     thread.join(5)
     [line.close() for line in kept]
