@@ -15,6 +15,7 @@ import numpy as np
 
 from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
+from fairkd_jax.data import strength
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
 from fairkd_jax.data.tables import Table
 from fairkd_jax.registry import UnknownName
@@ -90,24 +91,39 @@ class Source:
         return {k: np.concatenate([block[k] for block in blocks]) for k in one}
 
 
+class Part(Source):
+    """Some rows of a source, as another split has them: what it encoded serves both."""
+
+    def __init__(self, whole: Source, rows: np.ndarray, split: Split):
+        self.split, self._whole, self._rows = split, whole, rows
+        self.augment, self.require = whole.augment, whole.require
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        columns = {k: self.split.columns[k][rows] for k in ("label", "attribute", "group", "id")}
+        return self._whole.batch(self._rows[rows]) | columns
+
+
 @dataclasses.dataclass(frozen=True)
 class Opened:
     """A data set with its views fitted on the training split."""
 
     data: Data
     dataset: DataSet
-    train: Split  # the one that `data.split` names
+    train: Split  # the one that `data.split` names, whole
     encoders: Mapping[str, Encoder]
     facts: Mapping[str, Mapping[str, Any]]  # what nets must know, by view
 
     def source(self, split: str, set_spec: Plugin | None = None) -> Source:
         """A split of this set, or of another, as this set's views encode it.
 
-        Raises UnknownName for a split that is not there or a set without the views' columns.
+        Of what is trained on that part that the knobs of `strength.py` choose. Raises UnknownName
+        for a split that is not there or a set without the views' columns.
         """
         own = _key(self.data.set)
         other = own if set_spec is None else _key(set_spec)
-        return _source(*_views(own, _key(self.data.views)), *_content(other, split))
+        found = _source(*_views(own, _key(self.data.views)), *_content(other, split))
+        trained = set_spec is None and split == strength.SPLIT
+        return _part(found, asked) if trained and (asked := strength.of(self.data)) else found
 
 
 def open_data(data: Data) -> Opened:
@@ -181,6 +197,11 @@ def _source(
     set_key: str, views_key: str, views: Content, other_key: str, split: str, content: Content
 ) -> Source:
     return Source(_split(other_key, split, content), _encoders(set_key, views_key, views))
+
+
+@functools.lru_cache(maxsize=16)
+def _part(whole: Source, asked: strength.Strength) -> Source:
+    return Part(whole, *strength.chosen(whole.split, asked))
 
 
 def train_batches(
