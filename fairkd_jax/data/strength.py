@@ -94,7 +94,8 @@ def settled(data: Data, seed: int) -> Data:
         )
     seed = seed if data.strength_seed is None else data.strength_seed
     floor = strength.group_floor if strength.thins else 0
-    return dataclasses.replace(data, group_floor=floor, strength_seed=seed)
+    share = None if data.correlation is None else float(data.correlation)  # 1 is 1.0
+    return dataclasses.replace(data, group_floor=floor, correlation=share, strength_seed=seed)
 
 
 def chosen(split: Split, strength: Strength) -> tuple[Int[np.ndarray, "n"], Split]:
@@ -137,8 +138,8 @@ def _noisy(
     if not strength.label_noise:
         return label
     order = _in_order(strength.seed, NOISE, identity)
-    ordered = [order[label[order] == value] for value in range(labels)]
-    wrong = np.concatenate([rows[: _round(strength.label_noise * len(rows))] for rows in ordered])
+    sizes = _round(strength.label_noise * np.bincount(label, minlength=labels))
+    wrong = np.concatenate([order[label[order] == y][:size] for y, size in enumerate(sizes)])
     steps = 1 + np.floor(_uniform(strength.seed, OTHER, identity[wrong]) * (labels - 1))
     found = label.copy()
     found[wrong] = (label[wrong] + steps.astype(label.dtype)) % labels
@@ -218,9 +219,9 @@ def _reachable(
     return max(one, 1 - wrong), min(1 - one, right)
 
 
-def _round(values: Float[np.ndarray, "..."] | float) -> np.ndarray:
+def _round(values: Float[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
     """To whole numbers, halves up: more never becomes less."""
-    return np.floor(np.asarray(values) + 0.5).astype(np.int64)
+    return np.floor(values + 0.5).astype(np.int64)
 
 
 def _in_order(seed: int, what: int, identity: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
