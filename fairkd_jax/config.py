@@ -42,7 +42,7 @@ class Data:
     set: Plugin = _plugin("sets", name="colored_digits")
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
-    sampler: str = "natural"  # see data/pipeline.py
+    sampler: str = "natural"  # see data/samplers.py
     # Knobs of strength, of the split "train" alone, by choosing from it: see data/strength.py
     fraction: float = later(1.0)  # of the split that is kept
     group_floor: int = later(0)  # examples of each group that are kept at least, where it has them

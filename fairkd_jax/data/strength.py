@@ -20,6 +20,7 @@ knobs say: fractions and correlations are those of the labels as they are traine
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -27,6 +28,8 @@ from jaxtyping import Bool, Float, Int
 
 from fairkd_jax.config import Data
 from fairkd_jax.data.dataset import Column, Info, Split
+from fairkd_jax.data.source import Source
+from fairkd_jax.types import Batch
 
 SPLIT = "train"  # the one that is thinned; no other ever is
 NOISE, OTHER, ORDER = range(3)  # what is drawn of an example
@@ -118,6 +121,24 @@ def chosen(split: Split, strength: Strength) -> tuple[Int[np.ndarray, "n"], Spli
     }
     columns |= {"label": label[rows], "group": group[rows]}
     return rows, dataclasses.replace(split, columns=columns)
+
+
+@functools.lru_cache(maxsize=16)
+def part(whole: Source, strength: Strength) -> Source:
+    """What is kept of a source. Raises as `chosen`."""
+    return Part(whole, *chosen(whole.split, strength))
+
+
+class Part(Source):
+    """Some rows of a source, with the labels that a split has of them: what it encoded serves."""
+
+    def __init__(self, whole: Source, rows: Int[np.ndarray, "n"], split: Split):
+        self.split, self._whole, self._rows = split, whole, rows
+        self.augment, self.require = whole.augment, whole.require
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        columns = {k: self.split.columns[k][rows] for k in ("label", "attribute", "group", "id")}
+        return self._whole.batch(self._rows[rows]) | columns
 
 
 class Chosen(Column):
