@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairkd_jax.config import SELECTION_RULES, Plugin, Role, Stage, Study, as_dict
-from fairkd_jax.data import pipeline
+from fairkd_jax.data import pipeline, strength
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.evaluation import fairness
-from fairkd_jax.evaluation.sums import Sums, label_map
+from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import borrow, plan
@@ -38,6 +38,7 @@ def check(study: Study, given: Mapping[str, Any] | None = None) -> list[plan.Run
         )
     _check_axes(study, given or {})
     planned = plan.runs(study)
+    _check_floor(study, planned)
     tried: set[str] = set()
     for one in plan.stages(planned):
         if one.kind in CHECKS:
@@ -74,6 +75,20 @@ def _check_axes(study: Study, given: Mapping[str, Any]) -> None:
                 )
 
 
+def _check_floor(study: Study, planned: list[plan.Run]) -> None:
+    """Raises ValueError for a floor under groups that no run thins."""
+    changed = {
+        k for axis, values in study.axes.items() for v in values for k in plan.changes(axis, v)
+    }
+    asked = study.experiment.data.group_floor or "data.group_floor" in changed
+    found = [strength.of(run.experiment.data) for run in planned]
+    if asked and not any(one and one.thins for one in found):
+        raise ValueError(
+            "data.group_floor has no effect where all examples are kept: it holds groups up while "
+            "data.fraction thins them"
+        )
+
+
 def _takes(key: str, flag: str, value: Any) -> bool:
     """Does setting `key` replace what a flag set as `flag`, or a part of it?"""
     if flag == key or flag.startswith(f"{key}."):
@@ -96,16 +111,19 @@ def _check_headline(study: Study, planned: list[plan.Run]) -> None:
         for name, e in run.experiment.evaluate.items():
             for split in e.splits:
                 info = opened.source(split, e.set).split.info
-                known |= {f"{name}/{split}/{metric}" for metric in _metrics(info)}
+                found = _metrics(info)
+                if name != fairness.IN_DOMAIN and fairness.IN_DOMAIN in run.experiment.evaluate:
+                    found |= {"gap_id_ood", *(f"gap_id_ood/{p}" for p in info.subpopulations)}
+                known |= {f"{name}/{split}/{metric}" for metric in found}
     for metric in study.headline:
         if metric not in known:
             raise UnknownName(metric, "headline metric of the study:", known)
 
 
 def _metrics(info: Info) -> set[str]:
-    """The names of all numbers of an evaluation."""
-    none = Sums.zero(len(info.group_names), len(info.label_names))
-    return {*fairness.metrics(none, info=info), "adj_acc_avg", "gap_id_ood"}
+    """The names of all numbers of an evaluation by itself."""
+    none = Sums.zero(**sizes_of(info))
+    return {*fairness.metrics(none, info=info), "adj_acc_avg"}
 
 
 def _check_transfer(one: Stage, tried: set[str]) -> None:
@@ -143,7 +161,7 @@ def _check_train(one: Stage, tried: set[str]) -> None:
     if select != "last" or config.train.eval_every:
         opened.dataset.require(config.train.validation)
         info = opened.source(config.train.validation).split.info
-        none = Sums.zero(len(info.group_names), len(info.label_names))
+        none = Sums.zero(**sizes_of(info))
         rules = {*SELECTION_RULES, *fairness.selecting(fairness.metrics(none, info=info))}
         if select not in rules:
             raise UnknownName(select, "train.select", rules)
