@@ -63,8 +63,6 @@ def start(workdir: Path | None = None) -> Mesh:
     Raises TimeoutError naming the hosts that do not report in time, and `rollcall.NotShared` naming
     those that do not see the work folder of process 0.
     """
-    if not flags.FLAGS["verbosity"].present:  # the storage layer reports every file at INFO
-        logging.set_verbosity(logging.WARNING)
     if FAKE_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", FAKE_DEVICES.value)
@@ -120,6 +118,8 @@ def _parse(argv: list[str]) -> list[str]:
     except Exception as error:
         _tell(error, mistake=True, place="flags: ")
         sys.exit(1)
+    if not flags.FLAGS["verbosity"].present:  # the storage layer reports every file at INFO
+        logging.set_verbosity(logging.WARNING)
     if rest[1:]:
         _say(f"error: unexpected {' '.join(rest[1:])!r}: all is given by flags, --NAME=VALUE")
         sys.exit(1)
