@@ -155,7 +155,7 @@ def _builder(folder: str) -> Any:
     return tfds.builder_from_directory(folder)
 
 
-def _as_bytes(features: Mapping[str, Any]) -> dict[str, Any] | None:
+def _as_bytes(features: Any) -> dict[str, Any] | None:
     """For TFDS: images stay as the bytes of their files."""
     import tensorflow_datasets as tfds
 
