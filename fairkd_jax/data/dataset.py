@@ -134,7 +134,9 @@ def _members(info: Info, given: Any, rows: int) -> np.ndarray:
             f"member {'is missing' if given is None else member.shape}, expected a truth value for "
             f"each of {rows} examples and of {len(names)} subpopulations: {', '.join(names)}"
         )
-    if member.dtype.kind not in "bui" or (member.size and not 0 <= member.min() <= member.max() <= 1):
+    if member.dtype.kind not in "bui" or (
+        member.size and not 0 <= member.min() <= member.max() <= 1
+    ):
         raise ValueError(f"member holds other values than truth values, or 0 and 1: {member.dtype}")
     return member.astype(bool)
 

@@ -127,8 +127,7 @@ def accuracy_by_group(
         for ax, comparison in zip(axes, comparisons):
             for role, shift in zip(ROLES, (-0.22, 0.0, 0.22)):
                 found = [
-                    finished.values(comparison.runs[role], evaluation, metric, g)
-                    for g in groups
+                    finished.values(comparison.runs[role], evaluation, metric, g) for g in groups
                 ]
                 estimates = [statistics.over_seeds(v, (0.0, 1.0)) for v in found]
                 _dots(ax, estimates, np.arange(len(groups)) + shift, role)
