@@ -6,7 +6,8 @@ Training and validation on MNLI, and HANS as a set of its own to evaluate on:
     {"name": "nli_files", "folder": F, "hans": "hans/eval.tsv.gz", "attribute": "heuristic",
      "label_names": ("entailment", "non-entailment"),
      "attribute_names": ("lexical_overlap", "subsequence", "constituent"),
-     "suggests": {h: ("entailment",) for h in the three heuristics}}
+     "suggests": {h: ("entailment",) for h in the three heuristics},
+     "subpopulations": {"hans": "subcase"}}
 
 `configs/studies/published_nli.py` reads the files as their authors published them.
 """
@@ -24,6 +25,8 @@ from fairkd_jax import buckets
 from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
 from fairkd_jax.data.rows import Row, as_name, format_of, read_rows
 from fairkd_jax.data.shortcuts import SHORTCUTS
+from fairkd_jax.data.subpopulations import by_value
+from fairkd_jax.recipe import later
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
 
@@ -66,6 +69,8 @@ class NliFiles(DataSet):
     part: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # split -> "1/2": the first of two parts; pairs with one premise stay together
     limit: int = 0  # rows of each split at most, evenly spaced through the file; 0: all
+    subpopulations: Any = later({})
+    # split -> column or columns: the rows of each of its values are scored by themselves too
     licence: str = "that of the files: see where they came from"
 
     places: ClassVar[tuple[str, ...]] = ("folder", "train", "val", "test", "hans")
@@ -85,7 +90,12 @@ class NliFiles(DataSet):
                 place = path.parent if path.parent.is_dir() else root
                 found = ", ".join(sorted(p.name for p in place.iterdir())) or "nothing"
                 raise FileNotFoundError(f"nli_files: {split} = {path} not found; {place}: {found}")
-        for option in ("where", "part"):
+        if not isinstance(self.subpopulations, Mapping):
+            raise ValueError(
+                f"nli_files: subpopulations = {self.subpopulations!r}: say of which split these "
+                f"are columns, subpopulations = {{{self.splits[-1]!r}: ...}}"
+            )
+        for option in ("where", "part", "subpopulations"):
             for split in getattr(self, option):
                 _check(split, f"split in nli_files.{option}:", self.splits)
         for split in self.splits:
@@ -194,14 +204,19 @@ class NliFiles(DataSet):
         left_out: Counter[str] = Counter()
         kept = self._limited([*self._kept(split, path, left_out)], path, left_out)
         lines, rows = zip(*kept)
-        labels = self._labels()
+        info, labels, member = self.info, self._labels(), {}
+        if columns := {c: [row[c] for row in rows] for c in self._scored(split)}:
+            place = f"nli_files: subpopulations.{split} of {path}"
+            names, member["member"] = by_value(columns, place)
+            info = dataclasses.replace(info, subpopulations=names)
         made = make_split(
-            self.info,
+            info,
             np.array([labels[row[self.label]] for row in rows]),
             np.array([self._value(row) for row in rows]),
             id=np.array(lines),
             premise=[row[self.premise] for row in rows],
             hypothesis=[row[self.hypothesis] for row in rows],
+            **member,
         )
         return dataclasses.replace(made, left_out=dict(left_out))
 
@@ -210,8 +225,8 @@ class NliFiles(DataSet):
         where, (part, parts) = self._where(split), self._part(split)
         found: dict[str, set[str]] = {column: set() for column in where}
         choices, skipped = self._choices(), {as_name(label) for label in self.skip_labels}
-        kept = 0
-        for line, row in read_rows(path, (self.premise, self.hypothesis), (*choices, *where)):
+        kept, named = 0, (*choices, *where, *self._scored(split))
+        for line, row in read_rows(path, (self.premise, self.hypothesis), named):
             for column, values in found.items():
                 values.add(row[column])
             if any(row[column] not in values for column, values in where.items()):
@@ -319,6 +334,10 @@ class NliFiles(DataSet):
             )
         remedy = "label_map can rename it, skip_labels leave its rows out"
         return UnknownName(value, f"{column} in {place} ({remedy}):", names)
+
+    def _scored(self, split: str) -> tuple[str, ...]:
+        """The columns whose values are subpopulations of a split."""
+        return tuple(_several(self.subpopulations.get(split, ())))
 
     def _part(self, split: str) -> tuple[int, int]:
         text = str(self.part.get(split, "1/1"))
