@@ -1,4 +1,4 @@
-"""What a set holds, for the eye: how many examples each group of each split has, and some of them."""
+"""What a set holds, for the eye: how many examples each group of each split has, and some."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,22 +26,18 @@ def table(splits: Mapping[str, Split]) -> str:
 
 def _table(splits: Mapping[str, Split]) -> str:
     info = next(iter(splits.values())).info
-    told = [[f"{name}", *("aligned" if a else "" for a in ())] for name in info.group_names]
-    flags = [a for row in info.aligned for a in row]
+    right = ["right" if a else "wrong" for row in info.aligned for a in row]
     rows = [["group", "shortcut", *splits]]
     counts = np.stack([split.counts() for split in splits.values()], axis=1)
-    for (name,), right, line in zip(told, flags, counts):
-        rows.append([name, "right" if right else "wrong", *(f"{n:,}" for n in line)])
-    rows.append(["all", "", *(f"{len(split):,}" for split in splits.values())])
+    rows += [[*told, *map(_number, line)] for *told, line in zip(info.group_names, right, counts)]
+    rows += [["all", "", *(_number(len(split)) for split in splits.values())]]
     for reason in dict.fromkeys(r for split in splits.values() for r in split.left_out):
-        rows.append(
-            [f"left out, {reason}", "", *(f"{s.left_out.get(reason, 0):,}" for s in splits.values())]
-        )
+        left = (split.left_out.get(reason, 0) for split in splits.values())
+        rows.append([f"left out: {reason}", "", *map(_number, left)])
     if info.subpopulations:
-        rows.append(["", *[""] * (len(rows[0]) - 1)])
+        rows += [[""] * len(rows[0]), ["subpopulation", "", *splits]]
         members = np.stack([split.member_counts() for split in splits.values()], axis=1)
-        for name, line in zip(info.subpopulations, members):
-            rows.append([name, "", *(f"{n:,}" for n in line)])
+        rows += [[k, "", *map(_number, line)] for k, line in zip(info.subpopulations, members)]
     widths = [max(map(len, cells)) for cells in zip(*rows)]
     lines = [
         "  ".join(
@@ -51,6 +47,10 @@ def _table(splits: Mapping[str, Split]) -> str:
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _number(count: int) -> str:
+    return f"{count:,}"
 
 
 def sheet(splits: Mapping[str, Split]) -> str:

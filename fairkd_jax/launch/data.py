@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 from tqdm.auto import tqdm
 
 from fairkd_jax import files, registry
@@ -44,6 +44,7 @@ GROUPS, SHEET = "groups.txt", "examples.txt"
 def main(argv: list[str]) -> None:
     """Prepares what is not there, checks, prints the table and says where the sheet is."""
     del argv
+    logging.set_verbosity(logging.ERROR)  # TFDS tells of every file
     dataset = _dataset()
     original, start = dataset.original, time.monotonic()
     try:
