@@ -38,7 +38,7 @@ OPTION = flags.DEFINE_multi_string(
 )
 
 flags.adopt_module_key_flags(runtime)
-GROUPS, SHEET = "groups.txt", "examples.txt"
+GROUPS, SHEET = "groups.txt", "examples"
 
 
 def main(argv: list[str]) -> None:
@@ -100,7 +100,12 @@ def _progress(split: str, total: int | None, examples: preparing.Examples) -> It
 
 
 def _write_sheet(folder: Path, splits: dict[str, Split]) -> None:
-    files.write(folder / SHEET, summary.sheet(splits))
+    if any("image" in split.columns for split in splits.values()):
+        from fairkd_jax.data import sheet
+
+        sheet.write(folder / f"{SHEET}.png", splits)
+    else:
+        files.write(folder / f"{SHEET}.txt", summary.sheet(splits))
 
 
 script = runtime.script(main)
