@@ -43,6 +43,7 @@ class Data:
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
     sampler: str = "natural"  # see data/samplers.py
+    augment: Mapping[str, Plugin] = later({}, room="augment")  # by name; see data/augmentation.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +160,7 @@ class TableStage:
     columns: tuple[str, ...]  # see data/tables.py: logits, log_probs, features, mistake, loss
     split: str = "train"
     batch_size: int = 512
+    augment: Mapping[str, Plugin] = later({}, room="augment")  # whose extra examples it holds too
 
 
 @dataclasses.dataclass(frozen=True)

@@ -290,6 +290,13 @@ class NliFiles(DataSet):
             for value, labels in self.suggests.items()
         }
 
+    def attribute_of(self, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        if self.attribute not in SHORTCUTS:
+            return None
+        holds = SHORTCUTS[self.attribute].holds
+        pairs = zip(columns["premise"].tolist(), columns["hypothesis"].tolist())
+        return np.array([0 if holds(*pair) else 1 for pair in pairs], np.int32)
+
     def _value(self, row: Row) -> int:
         if self.attribute in SHORTCUTS:
             holds = SHORTCUTS[self.attribute].holds(row[self.premise], row[self.hypothesis])
