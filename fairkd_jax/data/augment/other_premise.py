@@ -35,7 +35,9 @@ class OtherPremise(Augmentation):
         rows = pool[evenly(self.count, len(pool))]
         premises = texts_of(train.columns, "premise")
         start = (draws(self.seed, 0, train.columns["id"][rows], 1)[:, 0] * len(train)).astype(int)
-        partners = [_next_other(premises, row, first) for row, first in zip(rows, start)]
+        partners = [
+            _next_other(premises, row, first) for row, first in zip(rows.tolist(), start.tolist())
+        ]
         raw = {
             "premise": np.array([premises[i] for i in partners], object),
             "hypothesis": train.columns["hypothesis"][rows],
