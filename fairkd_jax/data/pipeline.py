@@ -132,7 +132,7 @@ def _source(
     return Source(_split(other_key, split, content), _encoders(set_key, views_key, views))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)  # each holds the split anew
 def _mixed(
     set_key: str,
     views_key: str,
