@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fairkd_jax.data.dataset import Column, DataSet, Split, make_split
+from fairkd_jax.data.dataset import Column, DataSet, Info, Split, make_split
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
 
@@ -129,7 +129,14 @@ def extra(
     known = np.broadcast_to(np.asarray(labelled, np.float32), len(label)).copy()
     grouped = np.full(len(label), attribute is not None, np.float32)
     attribute = np.zeros(len(label), np.int32) if attribute is None else attribute
-    return make_split(train.info, label, attribute, **raw, labelled=known, grouped=grouped)
+    return make_split(
+        groups_of(train.info), label, attribute, **raw, labelled=known, grouped=grouped
+    )
+
+
+def groups_of(info: Info) -> Info:
+    """What extra examples share with the split: labels, attributes and what is aligned."""
+    return Info(info.label_names, info.attribute_names, info.aligned, info.licence, info.source)
 
 
 def copies(train: Split, columns: Mapping[str, np.ndarray | Column]) -> Split:

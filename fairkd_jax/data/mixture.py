@@ -5,6 +5,7 @@ one at least; the sampler draws the others from the split. So a batch stays a pu
 (seed, step), and each share is met in every batch.
 """
 
+import copy
 import functools
 import zlib
 from collections.abc import Mapping
@@ -14,12 +15,12 @@ import numpy as np
 
 from fairkd_jax import registry
 from fairkd_jax.data import samplers
-from fairkd_jax.data.augmentation import Augmentation, conflicts, require_both
+from fairkd_jax.data.augmentation import Augmentation, conflicts, groups_of, require_both
 from fairkd_jax.data.dataset import Column, DataSet, Encoder, Split, draws
 from fairkd_jax.data.samplers import Draw
 from fairkd_jax.data.source import Source
 from fairkd_jax.registry import name_of
-from fairkd_jax.types import Batch, Inputs
+from fairkd_jax.types import Batch
 
 OWN = ("label", "attribute", "group", "id")
 
@@ -238,7 +239,8 @@ class Mixture(Source):
         views = {}
         for name, old in batch["views"].items():
             new = self._by_view[name].encode(columns)
-            views[name] = Inputs({k: _put(v, some, new[k]) for k, v in old.items()}, old.identity)
+            views[name] = copy.copy(old)
+            views[name].update({k: _put(v, some, new[k]) for k, v in old.items()})
         told = ("attribute", "group", "partner_label", "label_weight")
         return (
             batch
@@ -312,4 +314,4 @@ def _joined(parts: list[Split]) -> Split:
             arrays = [part.columns[name] for part in parts]
             lazy = any(isinstance(array, Column) for array in arrays)
             columns[name] = Joined(arrays) if lazy else np.concatenate(arrays)
-    return Split(columns, train.info)
+    return Split(columns, groups_of(train.info))

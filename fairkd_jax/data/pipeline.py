@@ -53,10 +53,10 @@ class Opened:
         split = split or self.data.split
         if not augment:
             return self.source(split)
-        own, built = _key(self.data.set), mixture.build(augment)
+        built = mixture.build(augment)
         named = {f"{k} {n}": path for k, one in built.items() for n, path in one.reads().items()}
-        views = _views(own, _key(self.data.views))
-        return _mixed(*views, *_content(own, split)[1:], _key(augment), _digests(named))
+        views = _views(_key(self.data.set), _key(self.data.views))
+        return _mixed(self.source(split), views, _key(augment), _digests(named))
 
 
 def open_data(data: Data) -> Opened:
@@ -134,17 +134,10 @@ def _source(
 
 @functools.lru_cache(maxsize=4)  # each holds the split anew
 def _mixed(
-    set_key: str,
-    views_key: str,
-    views: Content,
-    split: str,
-    content: Content,
-    augment_key: str,
-    read: Content,
+    source: Source, views: tuple[str, str, Content], augment_key: str, read: Content
 ) -> Source:
-    train, augmentations = _split(set_key, split, content), mixture.build(json.loads(augment_key))
-    encoders = _encoders(set_key, views_key, views)
-    return mixture.Mixture(train, encoders, _dataset(set_key), augmentations)
+    augmentations = mixture.build(json.loads(augment_key))
+    return mixture.Mixture(source.split, _encoders(*views), _dataset(views[0]), augmentations)
 
 
 def train_batches(
