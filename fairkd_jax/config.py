@@ -49,6 +49,7 @@ class Data:
     correlation: float | None = later(None)  # share of each label whose shortcut is right
     label_noise: float = later(0.0)  # share of each label that carries another
     strength_seed: int | None = later(None)  # of what these draw; None: that of the run
+    augment: Mapping[str, Plugin] = later({}, room="augment")  # by name; see data/augmentation.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +166,7 @@ class TableStage:
     columns: tuple[str, ...]  # see data/tables.py: logits, log_probs, features, mistake, loss
     split: str = "train"
     batch_size: int = 512
+    augment: Mapping[str, Plugin] = later({}, room="augment")  # whose extra examples it holds too
 
 
 @dataclasses.dataclass(frozen=True)

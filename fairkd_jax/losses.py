@@ -39,6 +39,11 @@ def task_loss(logits: Float[Array, "B C"], batch: dict) -> Float[Array, "B"]:
     return cross_entropy(logits, batch["label"])
 
 
+def labelled(batch: dict) -> Float[Array, "B"]:
+    """1 for a real example whose label is known: those that a task loss is of."""
+    return batch["real"] * batch["labelled"] if "labelled" in batch else batch["real"]
+
+
 def generalized_cross_entropy(
     logits: Float[Array, "B C"], label: Int[Array, "B"], q: Float[Array, ""] | float
 ) -> Float[Array, "B"]:

@@ -22,6 +22,7 @@ from typing import Any
 ROOMS = {  # room: (package that holds the plugins, module of the contract, name of the contract)
     "sets": ("fairkd_jax.data.sets", "fairkd_jax.data.dataset", "DataSet"),
     "views": ("fairkd_jax.data.views", "fairkd_jax.data.dataset", "View"),
+    "augment": ("fairkd_jax.data.augment", "fairkd_jax.data.augmentation", "Augmentation"),
     "models": ("fairkd_jax.models", "fairkd_jax.models.net", "Architecture"),
     "debias": ("fairkd_jax.debias", "fairkd_jax.debias.base", "Debiaser"),
     "distill": ("fairkd_jax.distill", "fairkd_jax.distill.base", "Distiller"),

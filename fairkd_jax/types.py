@@ -25,8 +25,10 @@ Batch = dict[str, Any]
 "real"       float32 [B], 1 for an example, 0 for a padding row
 "member"     bool [B, E], in which subpopulations it is: in evaluation alone, where the set has some
 "tables"     {table name: {column name: [B, ...]}}: columns that earlier stages wrote, joined by id
-"partner_label" int32 [B], "label_weight" float32 [B]: only where a method mixes two examples into
-             one; `label` then counts `label_weight`, the partner's label the rest
+"partner_label" int32 [B], "label_weight" float32 [B]: only where two examples are mixed into one;
+             `label` then counts `label_weight`, the partner's label the rest
+"labelled"   float32 [B], 0 where the label is unknown (`label` then says nothing); only where some
+             are. A debiasing method is shown such examples as padding; distillation counts them
 """
 
 

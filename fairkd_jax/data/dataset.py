@@ -170,6 +170,30 @@ class DataSet(abc.ABC):
         """
         return {}
 
+    def attribute_of(self, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The attribute of raw columns by the set's own rule, int32 [n]; None where it has none.
+
+        So that examples made from others have the attribute that the set would give them.
+        """
+        return None
+
+    def with_attribute(self, split: Split, attribute: np.ndarray) -> Split:
+        """The same examples, ids and labels with other values of the attribute, int32 [N].
+
+        For sets that plant their attribute; what else an example shows stays as it is, so that a
+        pair differs in the attribute alone. Raises ValueError for a set that cannot.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not plant its attribute, so none can be put in its place"
+        )
+
+    def may_train(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Which raw examples the set would never put into another split than "train", bool [n].
+
+        Extra examples are held to it: what may be scored is not trained on.
+        """
+        return np.ones(len(next(iter(columns.values()))), bool)
+
     def require(self, split: str) -> None:
         """Raises UnknownName unless the set has the split."""
         if split not in self.splits:
@@ -231,11 +255,14 @@ class Encoder(abc.ABC):
         return None
 
 
-def draws(seed: int, step: int, ids: np.ndarray, count: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), float64 [n, count]: a row is of (seed, step, id) alone."""
+def draws(seed: int, step: int, ids: np.ndarray, count: int, stream: int = 0) -> np.ndarray:
+    """Uniform numbers in [0, 1), float64 [n, count]: a row is of (seed, step, id, stream) alone.
+
+    What draws beside others for the same examples has a stream of its own, below 2^63.
+    """
     key = np.array([seed, step], np.uint64)
     # Samplers draw by the same keys, and count in the first of the four words alone.
-    rows = [np.random.Philox(key=key, counter=[0, 1, i, 0]) for i in ids.tolist()]
+    rows = [np.random.Philox(key=key, counter=[0, 1 + stream, i, 0]) for i in ids.tolist()]
     return np.stack([np.random.Generator(row).random(count) for row in rows])
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
-from fairkd_jax.data import strength
+from fairkd_jax.data import mixture, strength
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
-from fairkd_jax.data.samplers import draw_by
+from fairkd_jax.data.mixture import draw_by
 from fairkd_jax.data.source import Source
 from fairkd_jax.data.tables import Table
 from fairkd_jax.types import Batch, Path
@@ -45,6 +45,22 @@ class Opened:
         trained = set_spec is None and split == strength.SPLIT
         asked = strength.of(self.data) if trained else None
         return strength.part(found, asked) if asked else found
+
+    def drawn(
+        self, split: str | None = None, augment: Mapping[str, Plugin] | None = None
+    ) -> Source:
+        """What training draws from: a split and what augmentations add to it, else the config's.
+
+        Raises as `mixture.build` and `mixture.Mixture` do.
+        """
+        augment = self.data.augment if augment is None else augment
+        split = split or self.data.split
+        if not augment:
+            return self.source(split)
+        built = mixture.build(augment)
+        named = {f"{k} {n}": path for k, one in built.items() for n, path in one.reads().items()}
+        views = _views(_key(self.data.set), _key(self.data.views))
+        return _mixed(self.source(split), views, _key(augment), _digests(named))
 
 
 def open_data(data: Data) -> Opened:
@@ -120,6 +136,14 @@ def _source(
     return Source(_split(other_key, split, content), _encoders(set_key, views_key, views))
 
 
+@functools.lru_cache(maxsize=4)  # each holds the split anew
+def _mixed(
+    source: Source, views: tuple[str, str, Content], augment_key: str, read: Content
+) -> Source:
+    augmentations = mixture.build(json.loads(augment_key))
+    return mixture.Mixture(source.split, _encoders(*views), _dataset(views[0]), augmentations)
+
+
 def train_batches(
     source: Source,
     *,
@@ -137,7 +161,7 @@ def train_batches(
 
     Every process gets its contiguous slice of the rows of every batch. `tables` are joined by
     example id. `hide_attributes` leaves "attribute" and "group" out of the batches, and
-    `augment` = False what views draw at random.
+    `augment` = False what views and augmentations change at random.
     Raises UnknownName for an unknown sampler, ValueError for a batch that does not divide, an
     empty class or group that is to be sampled, or examples without a row in a table.
     """
@@ -148,6 +172,7 @@ def train_batches(
     def load(step: int) -> Batch:
         batch = joined(draw.rows(int(step))[mine])
         batch = source.augment(batch, seed, int(step)) if augment else batch
+        batch = mixture.with_labelled(source, batch, hide_attributes)
         if hide_attributes:
             del batch["attribute"], batch["group"]
         return batch
@@ -155,12 +180,13 @@ def train_batches(
     return grain.MapDataset.range(steps).map(load)
 
 
-def epoch_size(source: Source, sampler: str = "natural") -> int:
+def epoch_size(source: Source, sampler: str = "natural", batch_size: int = 1) -> int:
     """How many examples are drawn in an epoch: those drawn from, or all where some come again.
 
-    Raises as `train_batches` does for its sampler.
+    Extra ones, drawn beside them in batches of this size, count too. Raises as `train_batches`
+    does for its sampler.
     """
-    return draw_by(sampler, source, 0, 1).epoch
+    return draw_by(sampler, source, 0, batch_size).epoch
 
 
 def eval_batches(
@@ -184,7 +210,8 @@ def eval_batches(
         rows = (int(number) * batch_size + np.arange(batch_size))[mine]
         real, rows = rows < len(source), np.where(rows < len(source), rows, 0)
         member = {k: v[rows] for k, v in scored.items()}
-        return joined(rows) | member | {"real": real.astype(np.float32)}
+        batch = joined(rows) | member | {"real": real.astype(np.float32)}
+        return mixture.with_labelled(source, batch, hide_attributes=True)
 
     return grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
 

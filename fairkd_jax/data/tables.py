@@ -17,16 +17,26 @@ import numpy as np
 from fairkd_jax import buckets, files, losses
 from fairkd_jax.types import Array, Batch, Outputs, Path
 
+
+def _known(batch: Batch) -> Array | float:
+    return batch.get("labelled", 1.0)
+
+
 COLUMNS: Mapping[str, Callable[[Outputs, Batch], Array]] = {
     "logits": lambda outputs, batch: outputs.logits,
     "log_probs": lambda outputs, batch: jax.nn.log_softmax(outputs.logits),
     "features": lambda outputs, batch: outputs.features,
-    "mistake": lambda outputs, batch: (jnp.argmax(outputs.logits, axis=1) != batch["label"]).astype(
-        jnp.float32
+    "mistake": lambda outputs, batch: (
+        _known(batch) * (jnp.argmax(outputs.logits, axis=1) != batch["label"])
     ),
-    "loss": lambda outputs, batch: losses.cross_entropy(outputs.logits, batch["label"]),
+    "loss": lambda outputs, batch: (
+        _known(batch) * losses.cross_entropy(outputs.logits, batch["label"])
+    ),
 }
-"""Columns by name, float32 [B, ...], from a net's outputs on a batch."""
+"""Columns by name, float32 [B, ...], from a net's outputs on a batch.
+
+What compares with a label is 0 for an example whose label is unknown.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

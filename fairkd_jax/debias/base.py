@@ -5,6 +5,7 @@ With no hook overridden a method is empirical risk minimisation. A method is a p
 names and booleans are `struct.field(pytree_node=False, default=...)`. It holds no state: own
 parameters and own memory come from `init` and travel in the training state. `now` tells a hook that
 memory, the step, how many there will be, and counts of the training split.
+Examples whose label no one knows are padding to it: `batch["real"]` is 0 there.
 """
 
 from collections.abc import Mapping

@@ -40,6 +40,7 @@ class DFR(Debiaser):
                 "mix": Mix(),
                 "data.split": self.split,
                 "data.sampler": "group_balanced",
+                "data.augment": {},  # the last layer learns from held-out data alone
                 "optim.learning_rate": float(self.head_learning_rate),
                 "optim.weight_decay": float(self.head_weight_decay),
                 "train.steps": max(1, round(self.head_share * base.config.train.steps)),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.losses import cross_entropy, generalized_cross_entropy, masked_mean
+from fairkd_jax.losses import generalized_cross_entropy, masked_mean, task_loss
 from fairkd_jax.types import Array, Spec
 
 
@@ -48,7 +48,7 @@ class LfF(Debiaser):
         """The student's weighted mean loss plus the biased net's; the nets share no parameter."""
         real, label = batch["real"], batch["label"]
         biased = outputs["biased"].logits
-        visits = {"biased": cross_entropy(biased, label), "student": terms.task}
+        visits = {"biased": task_loss(biased, batch), "student": terms.task}
         visits = jax.lax.stop_gradient(visits)
 
         memory, relative = self._remember(now.memory, visits, batch, biased.shape[1])

@@ -11,7 +11,7 @@ from flax import struct
 
 from fairkd_jax.config import Mix, Stage, TableStage
 from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.losses import cross_entropy
+from fairkd_jax.losses import task_loss
 from fairkd_jax.types import Array
 
 
@@ -52,4 +52,4 @@ class PoE(Debiaser):
     def task(self, outputs, batch, params, now):
         """Cross-entropy of the product, [B]; `log softmax(z)` and `z` differ by a constant."""
         bias = batch["tables"]["bias"]["log_probs"]
-        return cross_entropy(outputs["student"].logits + self.exponent * bias, batch["label"])
+        return task_loss(outputs["student"].logits + self.exponent * bias, batch)

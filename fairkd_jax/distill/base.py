@@ -59,7 +59,8 @@ class Distiller:
         """Losses by example, [B] float32; the gradient stops at the teachers.
 
         Those of several teachers meet as their shares say: see `mean_over`. A method with a memory
-        returns it with them, as it is after the step.
+        returns it with them, as it is after the step. A method that reads labels asks
+        `losses.labelled(batch)` where they are known.
         """
         zeros = jnp.zeros(student.logits.shape[0], jnp.float32)
         return KD(per_example=zeros, penalty=jnp.zeros((), jnp.float32))

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from fairkd_jax import buckets, files, processes, registry, sharding
 from fairkd_jax.config import Study, as_dict
-from fairkd_jax.data import pipeline, strength
+from fairkd_jax.data import mixture, pipeline, strength
 from fairkd_jax.study import plan, reads, stage, stored
 from fairkd_jax.study.check import check
 from fairkd_jax.study.claim import claimed
@@ -240,6 +240,14 @@ def _holds(path: Path, digest: str) -> bool:
     return path.is_file() and files.digest(path) == digest
 
 
+def _sees_attributes(run: plan.Run) -> bool:
+    """May its method, or an augmentation of its data, know attributes of training examples?"""
+    augmented = mixture.build(run.experiment.data.augment).values()
+    own = [one for one in augmented if run.role in one.roles]
+    methods = [registry.build("debias", run.debias), *own]
+    return any(method.sees_attributes for method in methods)
+
+
 def _row(run: plan.Run) -> dict[str, Any]:
     experiment, model = run.experiment, run.model
     teachers = run.teachers if run.role == "distilled" else {}
@@ -249,7 +257,7 @@ def _row(run: plan.Run) -> dict[str, Any]:
         "role": run.role,
         "debias": run.debias["name"],
         "debias_options": run.debias,
-        "sees_attributes": registry.build("debias", run.debias).sees_attributes,
+        "sees_attributes": _sees_attributes(run),
         "distill": "+".join(d["name"] for d in run.distill),
         "distill_options": run.distill,
         "model": plan.model_name(model),

@@ -17,6 +17,7 @@ from typing import Any
 from fairkd_jax import registry
 from fairkd_jax.config import (
     CompareStage,
+    Data,
     EvaluateStage,
     Experiment,
     Mix,
@@ -30,7 +31,7 @@ from fairkd_jax.config import (
     TransferStage,
     update,
 )
-from fairkd_jax.data import strength
+from fairkd_jax.data import mixture, strength
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study.borrow import borrowed
 from fairkd_jax.study.reads import sealed, sealed_alone
@@ -143,12 +144,18 @@ def _weights(experiment: Experiment) -> dict[str, float]:
     return weights
 
 
-def _train(experiment: Experiment, role: Role, debias: Plugin, seed: int = 0) -> Stage:
+def _data(experiment: Experiment, who: str) -> Data:
+    """The data that a role's nets are trained on: with the augmentations that are meant for it."""
+    data = experiment.data
+    return dataclasses.replace(data, augment=mixture.of_role(data.augment, who))
+
+
+def _train(experiment: Experiment, who: str, role: Role, debias: Plugin, seed: int = 0) -> Stage:
     return Stage(
         "train",
         loop.settled(
             TrainStage(
-                data=experiment.data,
+                data=_data(experiment, who),
                 model=role.model,
                 debias=debias,
                 distill=NO_DISTILLATION,
@@ -169,7 +176,7 @@ def _teachers(experiment: Experiment) -> dict[str, tuple[Stage, Role, Plugin]]:
             found[name] = borrowed(experiment, name, how)
             continue
         debias = how.debias or experiment.debias
-        trained = _train(experiment, how, debias, how.seed)
+        trained = _train(experiment, "teacher", how, debias, how.seed)
         found[name] = registry.build("debias", debias).stages(trained), how, debias
     return found
 
@@ -184,11 +191,11 @@ def _distilled(experiment: Experiment, debias: Plugin, teachers: Mapping[str, St
     method = registry.build("debias", debias)
     mix = dataclasses.replace(experiment.mix, teachers=_weights(experiment))
     stage = dataclasses.replace(
-        (base := _train(experiment, experiment.student, debias)),
+        (base := _train(experiment, "distilled", experiment.student, debias)),
         config=dataclasses.replace(base.config, distill=experiment.distill, mix=mix),
     )
     reads = {m.reads for m in methods}
-    changes = loop.changes_inputs(experiment.data, method)
+    changes = loop.changes_inputs(base.config.data, method)
     for name, teacher in teachers.items():
         if "inside" in reads or (changes and reads != {"nothing"}):
             stage = stage.hang(**{input_of(name): teacher})
@@ -242,7 +249,8 @@ def runs(study: Study) -> list[Run]:
     for experiment, axes in experiments(study):
         asked, student = _teachers(experiment), experiment.student
         first, second = experiment.debias, experiment.distilled_debias or experiment.debias
-        alone = registry.build("debias", first).stages(_train(experiment, student, first))
+        trained = _train(experiment, "baseline", student, first)
+        alone = registry.build("debias", first).stages(trained)
         taught = _distilled(experiment, second, {k: net for k, (net, *_) in asked.items()})
         make = functools.partial(_run, experiment, axes)
         teachers = {k: add(make("teacher", *rest, called=k)) for k, rest in asked.items()}
@@ -262,7 +270,7 @@ def _run(
     teachers: Mapping[str, Run] = types.MappingProxyType({}),
     **rest: Any,
 ) -> Run:
-    net = sealed(net)
+    net = sealed(_covering(net))
     return Run(
         role=role,
         experiment=experiment,
@@ -275,6 +283,18 @@ def _run(
         teachers=teachers,
         **rest,
     )
+
+
+def _covering(stage: Stage) -> Stage:
+    """The stage, and its inputs, with tables that tell of the extra examples too that it draws."""
+    inputs = {name: _covering(one) for name, one in stage.inputs.items()}
+    if stage.kind == "train" and (added := mixture.finite(stage.config.data.augment)):
+        inputs |= {
+            name: one.change({"augment": added})
+            for name, one in inputs.items()
+            if one.kind == "table" and one.config.split == stage.config.data.split
+        }
+    return dataclasses.replace(stage, inputs=inputs)
 
 
 def _evaluations(experiment: Experiment, net: Stage) -> dict[str, Stage]:

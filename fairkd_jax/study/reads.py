@@ -106,6 +106,13 @@ def _data(data: Data, *splits: str) -> Files:
     for name, spec in data.views.items():
         yield from _code("views", spec)
         yield from _of(f"view {name}", registry.build("views", spec).reads())
+    yield from _augment(data.augment)
+
+
+def _augment(specs: Mapping[str, Plugin]) -> Files:
+    for name, spec in specs.items():
+        yield from _code("augment", spec)
+        yield from _of(f"augment {name}", registry.build("augment", spec).reads())
 
 
 def _net(model: Plugin) -> Files:
@@ -139,6 +146,7 @@ def _borrow(stage: Stage) -> Files:
 
 def _table(stage: Stage) -> Files:
     yield from _split(data_of(stage).set, stage.config.split)
+    yield from _augment(stage.config.augment)
 
 
 def _evaluate(stage: Stage) -> Files:

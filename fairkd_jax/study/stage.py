@@ -255,7 +255,7 @@ def _score(
 def _table(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config, source_stage = stage.config, stage.inputs["net"]
-    source = pipeline.open_data(source_stage.config.data).source(config.split)
+    source = pipeline.open_data(source_stage.config.data).drawn(config.split, config.augment)
     batches = _batches(source, config.batch_size, place)
     identity, columns = predict_columns(
         *place.net(source_stage), batches, config.columns, place.put

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from fairkd_jax import processes, registry, sharding
 from fairkd_jax.config import Data, Train, TrainStage
-from fairkd_jax.data import pipeline
+from fairkd_jax.data import mixture, pipeline
 from fairkd_jax.data.tables import Table
 from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.models import weights
@@ -74,7 +74,8 @@ def net_of(data: Data, model: Mapping[str, Any]) -> Net:
 
 def changes_inputs(data: Data, debias: Debiaser) -> bool:
     """Do nets in training see other inputs than those of which a table holds the answers?"""
-    views = (registry.build("views", spec) for spec in data.views.values())
+    views = [registry.build("views", spec) for spec in data.views.values()]
+    views += mixture.build(data.augment).values()
     return debias.changes_inputs or any(view.changes_inputs for view in views)
 
 
@@ -88,8 +89,8 @@ def settled(config: TrainStage) -> TrainStage:
             f"train.epochs = {train.epochs} and train.steps = {train.steps}: one says how long. "
             f"Leave train.steps at {usual}, or train.epochs at 0"
         )
-    source = pipeline.open_data(config.data).source(config.data.split)
-    examples = train.epochs * pipeline.epoch_size(source, config.data.sampler)
+    source = pipeline.open_data(config.data).drawn()
+    examples = train.epochs * pipeline.epoch_size(source, config.data.sampler, train.batch_size)
     steps = math.ceil(round(examples / train.batch_size, 6))
     return dataclasses.replace(config, train=dataclasses.replace(train, steps=steps, epochs=0.0))
 
@@ -145,9 +146,11 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         raise ValueError("a distiller that reads inside the teacher needs it live, not its table")
     if reads and None in teachers.values() and changes_inputs(config.data, methods.debias):
         raise ValueError(
-            f"debias {config.debias['name']!r} or a view of {[*config.data.views]} changes inputs "
-            "at random: a table of the teacher's answers is of others, so the teacher must run live"
+            f"debias {config.debias['name']!r}, a view of {[*config.data.views]} or an "
+            f"augmentation of {[*config.data.augment]} changes inputs at random: a table of the "
+            "teacher's answers is of others, so the teacher must run live"
         )
+    _check_mixing(config, methods.debias)
     opened = pipeline.open_data(config.data)
     student = net_of(config.data, config.model)
     program = Program(
@@ -155,11 +158,11 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         rule=optim.rule_of(config.optim, train.trainable, student.architecture.order()),
         teachers=tuple(sorted(teachers.items())) if reads else (),
         num_attributes=len(opened.dataset.info.attribute_names),
-        num_examples=int(opened.train.columns["id"].max()) + 1,  # whatever part is trained on
+        num_examples=_largest_id(opened) + 1,
         accumulate=train.accumulate,
         deterministic=train.deterministic,
     )
-    source = opened.source(config.data.split)
+    source = opened.drawn()
     for net in (program.student, *filter(None, teachers.values())):
         source.require(net.view, net.architecture.rows())
     if found := weights.split(config.model)[1]:
@@ -167,9 +170,29 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
     return program, jax.tree.map(np.float32, methods)
 
 
+def _check_mixing(config: TrainStage, debias: Debiaser) -> None:
+    """Raises ValueError where an example would be mixed twice, or a table knows it unmixed."""
+    built = mixture.build(config.data.augment)
+    for name in (k for k, one in built.items() if one.mixes):
+        place, method = f"data.augment.{name}", f"debias {config.debias['name']!r}"
+        if debias.changes_inputs:
+            raise ValueError(f"{place} mixes examples and so does {method}: leave out one of them")
+        if debias.tables:
+            raise ValueError(
+                f"{place} mixes two examples, and {method} reads tables {debias.tables} that tell "
+                "of each by itself: leave out one of them"
+            )
+
+
+def _largest_id(opened: pipeline.Opened) -> int:
+    """Of the whole split, whatever part is trained on, and of what is added to it."""
+    splits = opened.train, opened.drawn().split
+    return max(int(split.columns["id"].max()) for split in splits)
+
+
 def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) -> Any:
     return pipeline.train_batches(
-        pipeline.open_data(config.data).source(config.data.split),
+        pipeline.open_data(config.data).drawn(),
         seed=config.seed,
         steps=max(config.train.steps, 1),  # one at least, to know shapes by
         batch_size=config.train.batch_size,
@@ -184,8 +207,10 @@ def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) 
 
 def _now(config: TrainStage, methods: Methods) -> Now:
     """What is true of the whole run; no counts by group for a method that may not see them."""
-    split = pipeline.open_data(config.data).source(config.data.split).split
-    groups = split.counts().astype(np.float32)
+    source = pipeline.open_data(config.data).drawn()
+    mixed, split = isinstance(source, mixture.Mixture), source.split
+    groups = source.counts(config.train.batch_size) if mixed else split.counts()
+    groups = np.ceil(groups).astype(np.float32)
     labels = groups.reshape(len(split.info.label_names), -1).sum(axis=1)
     groups = groups if methods.debias.sees_attributes else np.full_like(groups, np.nan)
     return Now(np.float32(config.train.steps), groups, labels)

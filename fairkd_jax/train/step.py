@@ -21,7 +21,7 @@ from fairkd_jax import sharding
 from fairkd_jax.config import Mix
 from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.distill.base import Distiller
-from fairkd_jax.losses import masked_mean
+from fairkd_jax.losses import labelled, masked_mean
 from fairkd_jax.models.net import Net
 from fairkd_jax.train import optim
 from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState
@@ -209,11 +209,18 @@ def _loss(
     batch: Batch,
     teachers: dict[str, Any],
     key: Array,
+    known: Array | float,
 ) -> tuple[Array, tuple[dict, dict, dict]]:
-    """(scalar, (statistics, memory, metrics)) of one micro-batch; `now` has all memory."""
+    """(scalar, (statistics, memory, metrics)) of one micro-batch; `now` has all memory.
+
+    `known` is the share of the step's examples whose label is known. To the debiasing method the
+    others are padding: the task loss is a mean over those, and KD one over all, in either scope.
+    """
     ours = now.replace(memory=now.memory["debias"])
     mix_key, debias_key, *net_keys = jax.random.split(key, 2 + len(params["nets"]))
-    batch, edits = methods.debias.prepare(batch, ours, mix_key)
+    real, own = batch["real"], labelled(batch)
+    shown, edits = methods.debias.prepare(batch | {"real": own}, ours, mix_key)
+    batch = shown | {"real": real}
     save = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
     outputs, new_stats = {}, {}
     for net_key, name in zip(net_keys, params["nets"]):
@@ -227,8 +234,8 @@ def _loss(
         )
     answers = _teacher_outputs(program, methods, teachers, batch, edits)
 
-    real, student = batch["real"], outputs["student"]
-    plain, task = task_losses(methods, outputs, batch, params["debias"], ours)
+    student = outputs["student"]
+    plain, task = task_losses(methods, outputs, shown, params["debias"], ours)
     distill, penalty, metrics = jnp.zeros_like(task), jnp.zeros((), task.dtype), {}
     memory = {"distill": {}}
     for i, distiller in enumerate(methods.distill):
@@ -239,23 +246,26 @@ def _loss(
         penalty += distiller.weight * kd.penalty
         metrics |= {f"distill{i}/{k}": v for k, v in kd.metrics.items()}
     inside = 1.0 if methods.scope == "total" else 0.0
-    total = methods.task_weight * task + inside * methods.kd_weight * distill
-    loss, memory["debias"], own = methods.debias(
+    total = methods.task_weight * task + inside * methods.kd_weight * known * distill
+    loss, memory["debias"], told = methods.debias(
         Terms(task=plain, distill=distill, total=total),
         outputs,
-        batch,
+        shown,
         params["debias"],
         ours,
         debias_key,
     )
-    outside = (1.0 - inside) * masked_mean(distill, real) + penalty
-    loss += methods.kd_weight * outside
+    outside, part = (1.0 - inside) * masked_mean(distill, real) + penalty, 1.0
+    if "labelled" in batch:
+        part = jnp.sum(own) / jnp.maximum(jnp.sum(real), 1.0) / known  # 1 without micro-batches
+        outside += inside * masked_mean(distill * (1 - batch["labelled"]), real)
+    loss = part * loss + methods.kd_weight * outside
     correct = (jnp.argmax(student.logits, axis=1) == batch["label"]).astype(jnp.float32)
-    metrics |= {f"debias/{k}": v for k, v in own.items()} | {
+    metrics |= {f"debias/{k}": v for k, v in told.items()} | {
         "loss": loss,
-        "task_loss": masked_mean(task, real),
+        "task_loss": part * masked_mean(task, own),
         "distill_loss": masked_mean(distill, real) + penalty,
-        "accuracy": masked_mean(correct, real),
+        "accuracy": part * masked_mean(correct, own),
     }
     return loss, (new_stats, memory, metrics)
 
@@ -283,7 +293,9 @@ def train_step(
     gather = functools.partial(sharding.whole, mesh=mesh) if mesh else lambda tree: tree
     gradient = jax.grad(lambda params, *rest: _loss(gather(params), *rest), has_aux=True)
     teachers = gather(teachers)
-    rows = jnp.maximum(jnp.sum(batch["real"]), 1.0)
+    rows, known = jnp.maximum(jnp.sum(batch["real"]), 1.0), 1.0
+    if "labelled" in batch:
+        known = jnp.maximum(jnp.sum(labelled(batch)), 1.0) / rows
     stats, memory, grads, metrics = state.stats, state.memory, None, None
     for k in range(program.accumulate):
         # Every k-th row: each micro-batch stays spread over all devices.
@@ -298,6 +310,7 @@ def train_step(
             part,
             teachers,
             jax.random.fold_in(key, k) if program.accumulate > 1 else key,
+            known,
         )
         grad, values = jax.tree.map(lambda x, s=share: s * x, (grad, values))
         grads = grad if grads is None else jax.tree.map(jnp.add, grads, grad)

@@ -113,4 +113,4 @@ def test_running_out_of_pairs_is_an_error():
     seen = set()
     with pytest.raises(ValueError, match=r"no more pairs .* for split 'val'"):
         for _ in range(300):
-            template_nli._fresh("{j1} {p1} slept => {p1} slept", "val", seen, rng)
+            template_nli.fresh("{j1} {p1} slept => {p1} slept", "val", seen, rng)

@@ -10,6 +10,7 @@ from fairkd_jax.debias.dann import DANN, reverse_gradient
 from fairkd_jax.debias.irm import half_of_environment
 from fairkd_jax.debias.mixup import permute_real
 from fairkd_jax.testing import tiny_step
+from fairkd_jax.types import Outputs
 
 KEY = jax.random.key(3)
 EQUAL = (5.0,) * 6
@@ -218,3 +219,20 @@ def test_jtt_refuses_an_empty_error_set():
     method.check_tables({"mistakes": {"mistake": np.array([0, 1, 0])}})
     with pytest.raises(ValueError, match="right on all 3 training examples"):
         method.check_tables({"mistakes": {"mistake": np.zeros(3)}})
+
+
+@pytest.mark.parametrize("name", ["erm", "poe"])
+def test_the_task_of_a_mixed_example_is_of_both_labels_by_share(name):
+    method = registry.build("debias", {"name": name})
+    batch = tiny_step.shown_to(method, tiny_step.make_batch())
+    logits = jnp.asarray(np.random.RandomState(0).randn(16, 3), jnp.float32)
+    outputs, now = {"student": Outputs(logits)}, tiny_step.start(method)[1]
+    partner, weight = jnp.roll(batch["label"], 1), jnp.linspace(0.5, 1.0, 16)
+    own, other = (
+        method.task(outputs, batch | {"label": label}, {}, now)
+        for label in (batch["label"], partner)
+    )
+    mixed = method.task(
+        outputs, batch | {"partner_label": partner, "label_weight": weight}, {}, now
+    )
+    np.testing.assert_allclose(mixed, weight * own + (1 - weight) * other, rtol=1e-5)

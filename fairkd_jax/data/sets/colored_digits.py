@@ -88,6 +88,22 @@ class ColoredDigits(DataSet):
         image = self._paint(images[rows], attribute)
         return make_split(self.info, label, attribute, id=identity, image=image, digit=digits[rows])
 
+    def with_attribute(self, split: Split, attribute: np.ndarray) -> Split:
+        ink = split.columns["image"].max(axis=-1)[:, :: self._times(), :: self._times()]
+        grey = (ink * (16 / 255)).round()  # the strongest channel of a colour is all of the ink
+        columns = split.columns
+        return make_split(
+            split.info,
+            columns["label"],
+            attribute,
+            id=columns["id"],
+            image=self._paint(grey, attribute),
+            digit=columns["digit"],
+        )
+
+    def _times(self) -> int:
+        return self.image_size // 8
+
     def _label(self, digit: np.ndarray) -> np.ndarray:
         return digit * self.classes // 10
 
@@ -97,8 +113,7 @@ class ColoredDigits(DataSet):
 
     def _paint(self, grey: np.ndarray, colour: np.ndarray) -> np.ndarray:
         """Ink of strength 0..16 as uint8 [N, Y, X, 3] in the colour, on black."""
-        times = self.image_size // 8
-        grey = grey.repeat(times, axis=1).repeat(times, axis=2)
+        grey = grey.repeat(self._times(), axis=1).repeat(self._times(), axis=2)
         palette = np.array(list(COLOURS.values())) * 255 / 16
         return (grey[..., None] * palette[colour][:, None, None, :]).round().astype(np.uint8)
 

@@ -7,6 +7,7 @@ words of class n, and in classes of word pairs `{y1}` and `{Y1}` are the two wor
 """
 
 import dataclasses
+import itertools
 import random
 import re
 import zlib
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
+from fairkd_jax.data.shortcuts import overlaps
 
 LABELS = ("entailment", "non-entailment")
 HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
@@ -269,7 +271,7 @@ class TemplateNli(DataSet):
                 meant = LABELS[1 - LABELS.index(label)] if i < wrong else label
                 kinds = HEURISTICS if attribute == "overlap" else (attribute,)
                 choices = TEMPLATES[kinds[i % len(kinds)], meant]
-                pair = _fresh(choices[i // len(kinds) % len(choices)], split, seen, rng)
+                pair = fresh(choices[i // len(kinds) % len(choices)], split, seen, rng)
                 rows.append((LABELS.index(label), info.attribute_names.index(attribute), *pair))
         order = sorted(range(len(rows)), key=[rng.random() for _ in rows].__getitem__)
         label, attribute, premise, hypothesis = zip(*(rows[i] for i in order))
@@ -280,6 +282,14 @@ class TemplateNli(DataSet):
             premise=premise,
             hypothesis=hypothesis,
         )
+
+    def attribute_of(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        pairs = zip(columns["premise"].tolist(), columns["hypothesis"].tolist())
+        return np.array([0 if overlaps(*pair) else 1 for pair in pairs], np.int32)
+
+    def may_train(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        pairs = zip(columns["premise"].tolist(), columns["hypothesis"].tolist())
+        return np.array([_split_of(*pair) == "train" for pair in pairs], bool)
 
     def _counts(self, split: str) -> dict[tuple[str, str], int]:
         """How many pairs of each (label, attribute), in the order of the group number."""
@@ -292,21 +302,26 @@ class TemplateNli(DataSet):
         return dict(zip(groups, (common, rare, rare, common)))
 
 
-def _fresh(
+def fresh(
     template: str, split: str, seen: set[tuple[str, str]], rng: random.Random
 ) -> tuple[str, str]:
     """A (premise, hypothesis) of the split that is not in `seen`, to which it is added."""
-    first = sum(list(SHARES.values())[: list(SHARES).index(split)])
     for _ in range(5000):
         pair = _fill(template, rng)
-        place = zlib.crc32(" ".join(pair).encode()) % 8
-        if pair not in seen and first <= place < first + SHARES[split]:
+        if pair not in seen and _split_of(*pair) == split:
             seen.add(pair)
             return pair
     raise ValueError(
         f"template_nli: no more pairs of {template!r} for split {split!r} after {len(seen)} pairs: "
         "ask for fewer"
     )
+
+
+def _split_of(premise: str, hypothesis: str) -> str:
+    """The only split that a pair may be in."""
+    place = zlib.crc32(f"{premise} {hypothesis}".encode()) % 8
+    ends = itertools.accumulate(SHARES.values())
+    return next(split for split, end in zip(SHARES, ends) if place < end)
 
 
 def _fill(template: str, rng: random.Random) -> tuple[str, str]:

@@ -17,6 +17,7 @@ def get_config():
                 data=Data(
                     set={"name": "my_project.data.spots"},
                     views={"grey": {"name": "my_project.data.grey"}},
+                    augment={"mirrored": {"name": "my_project.data.mirrored"}},
                 ),
                 teacher=role,
                 student=role,
