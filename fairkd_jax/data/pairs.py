@@ -157,6 +157,9 @@ def split_of(
     if named := {k: told[k][rows].tolist() for k in scored if any(told[k][rows])}:
         names, member["member"] = by_value(named, f"{records.folder}")
         info = dataclasses.replace(info, subpopulations=names)
+    for name in records.names("label"):
+        if name not in info.label_names:
+            raise UnknownName(name, f"label of {records.folder}:", info.label_names)
     number = np.array([info.label_names.index(name) for name in records.names("label")])
     split = make_split(
         info, number[read["label"][rows]], np.array(values), id=rows, **member, **texts
