@@ -7,6 +7,7 @@ import shutil
 import struct
 import zipfile
 
+import jax
 import numpy as np
 import published_files
 import pyarrow
@@ -15,8 +16,9 @@ from conftest import prepared
 from layouts import civil_comments
 from pyarrow import parquet
 
-from fairkd_jax import registry
-from fairkd_jax.data import pairs
+from fairkd_jax import files, registry
+from fairkd_jax.config import Data
+from fairkd_jax.data import pairs, pipeline
 from fairkd_jax.data import prepared as prepared_sets
 from fairkd_jax.data.archives import Missing, Source
 from fairkd_jax.data.preparing import prepare, verify
@@ -380,3 +382,21 @@ def test_a_prepared_folder_that_was_damaged_is_told(tmp_path, damage):
     prepared_sets._builder.cache_clear()
     with pytest.raises(ValueError, match=r"snli/3\.0\.0 is damaged, remove it and prepare"):
         verify(original("snli"), folder)
+
+
+def test_a_prepared_set_is_trained_on_and_known_by_its_content_alone(tmp_path):
+    snli(tmp_path / "source")
+    load("snli", tmp_path / "here", tmp_path / "source")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    views = {"wordpiece": {"name": "wordpiece", "length": 16, "vocab_size": 200}}
+    read, batches = [], []
+    for place in ("here", "there"):
+        spec = {"name": "snli", "data_dir": str(tmp_path / place)}
+        named = registry.build("sets", spec).reads("train")
+        assert all(tmp_path / place in path.parents for path in named.values())
+        read.append({name: files.digest(path) for name, path in named.items()})
+        opened = pipeline.open_data(Data(set=spec, views=views))
+        batches.append(opened.source("val").batch(np.arange(4)))
+    assert read[0] == read[1] and len(read[0]) == 2
+    assert registry.places("sets", spec) == ("data_dir",)
+    jax.tree.map(np.testing.assert_array_equal, *batches)
