@@ -6,6 +6,8 @@ killed leaves a folder that the next one starts over.
 
 import collections
 import contextlib
+import fcntl
+import functools
 import io
 import itertools
 import tempfile
@@ -34,7 +36,8 @@ def prepare(
 
     `part`: fewer examples than the literature reports are taken as they are, and so are splits
     without files. `watch` sees all examples on their way. Raises ValueError naming the file and
-    line of what is wrong, before anything appears under the folder's name.
+    line of what is wrong, before anything appears under the folder's name, or where another process
+    prepares it.
     """
     with contextlib.suppress(ValueError):
         return folder_of(original, data_dir)
@@ -43,8 +46,6 @@ def prepare(
         raise ValueError(f"data_dir = {top}: prepare on a disk, then copy the folder there")
     import tensorflow_datasets as tfds
 
-    for left in (top / original.name).glob(f"incomplete.*{original.version}"):
-        files.remove(left)
     features = tfds.features.FeaturesDict(dict(original.features(tfds.features)))
     started = _started(original, source, part)
 
@@ -70,10 +71,28 @@ def prepare(
             yield from enumerate(_checked(original, features, source, split, examples, part))
 
     tfds.display_progress_bar(False)
-    with tempfile.TemporaryDirectory() as nothing, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        _alone(top / original.name),
+        tempfile.TemporaryDirectory() as nothing,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        for left in (top / original.name).glob(f"incomplete.*{original.version}"):
+            files.remove(left)
         builder = Builder(data_dir=top, file_format="array_record")
         builder.download_and_prepare(download_dir=nothing)
     return top / original.name / original.version
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises ValueError where another process prepares in the folder; one that died does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".preparing").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process prepares {folder}: wait until it ends") from error
+        yield
 
 
 def verify(original: Original, folder: Path) -> dict[str, int]:
@@ -108,6 +127,8 @@ def _started(original: Original, source: Source, part: bool) -> dict[str, Exampl
         examples = iter(original.read(source, split))
         try:
             first = [*itertools.islice(examples, 1)]
+            if not first:
+                raise Missing(f"{source.path} holds no example of split {split!r}")
         except Missing as error:
             missing.append(error)
         else:
@@ -147,7 +168,7 @@ def _checked(
         if "image" in example:
             _require_image(example["image"], place)
         for told, conditions in expected.items():
-            counts[told] += all(str(example[k]) == v for k, v in conditions.items())
+            counts[told] += all(str(_at(example, k)) == v for k, v in conditions.items())
         yield example
     published = original.published.get(split, {})
     wrong = [f"{k}: {counts[k]}, expected {n:,}" for k, n in published.items() if counts[k] != n]
@@ -162,6 +183,11 @@ def _checked(
 def _conditions(told: str) -> Mapping[str, str]:
     """What a count of `Original.published` is of: feature -> value; of all examples nothing."""
     return {} if told == "examples" else dict(c.split("=", 1) for c in told.split(", "))
+
+
+def _at(example: Example, feature: str) -> Any:
+    """The value of a feature; "a/b" is b within a."""
+    return functools.reduce(lambda part, key: part[key], feature.split("/"), example)
 
 
 def _require_image(image: Any, place: str) -> None:

@@ -10,9 +10,10 @@ literature, repeated ids, wrong labels and broken images are told with file and 
 
 Beside the examples stand `groups.txt`, how many each group has, and a sheet of some of them.
 Training reads the set by {"name": NAME, "data_dir": DATA_DIR}. A folder that TensorFlow Datasets
-prepared elsewhere is read as it is.
+prepared elsewhere is read as it is, and nothing is written there.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -62,15 +63,24 @@ def main(argv: list[str]) -> None:
     found = preparing.verify(original, folder)
     print(", ".join(f"{split} {count:,} examples" for split, count in found.items()))
     if OPTION.value or not (folder / GROUPS).exists():
-        splits = {split: dataset.load(split) for split in found}
+        splits = dict(_loaded(dataset))
         told = summary.table(splits)
-        if not OPTION.value:
+        ours = (folder.parent.name, folder.name) == (original.name, original.version)
+        if ours and not OPTION.value:
             _write_sheet(folder, splits)
             files.write(folder / GROUPS, f"{told}\n")  # last: where it is, all is
     else:
         told = (folder / GROUPS).read_text(encoding="utf-8").rstrip()
     print(told)
-    print(f"examples of each group: {', '.join(map(str, sorted(folder.glob('examples.*'))))}")
+    for path in sorted(folder.glob(f"{SHEET}.*")):
+        print(f"examples of each group: {path}")
+
+
+def _loaded(dataset: DataSet) -> Iterator[tuple[str, Split]]:
+    """All splits but those of which there are no files, as there may be in a part."""
+    for split in dataset.splits:
+        with contextlib.suppress(UnknownName):
+            yield split, dataset.load(split)
 
 
 def _dataset() -> DataSet:

@@ -80,6 +80,21 @@ def test_killed_it_starts_over_and_leaves_no_half_set(launch, source, tmp_path):
         assert {*below(place)} == {*below(tmp_path / "whole")}
 
 
+def test_nothing_is_written_into_a_folder_that_others_prepared(launch, source, tmp_path):
+    assert prepare(launch, tmp_path, f"--source={source}", "--part").wait() == 0
+    theirs = tmp_path / "snli" / "1.1.0"
+    (tmp_path / "snli" / "3.0.0").rename(theirs)
+    about = theirs / "dataset_info.json"
+    about.write_text(about.read_text().replace("3.0.0", "1.1.0"))
+    for name in ("groups.txt", "examples.txt"):
+        (theirs / name).unlink()
+    before = below(tmp_path)
+    run = prepare(launch, tmp_path, f"--source={source}")
+    assert run.wait() == 0 and run.said.startswith(f"{theirs}: is there"), run.said
+    assert run.said.splitlines()[-1].startswith("left out: no label ")
+    assert below(tmp_path) == before
+
+
 def test_mistakes_are_told_in_one_line(launch, source, tmp_path):
     for flags, said in (
         (("--set=snly",), "error: unknown sets plugin 'snly'. Did you mean 'snli'?"),
