@@ -42,7 +42,7 @@ class Data:
     set: Plugin = _plugin("sets", name="colored_digits")
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
-    sampler: str = "natural"  # see data/pipeline.py
+    sampler: str = "natural"  # see data/samplers.py
 
 
 @dataclasses.dataclass(frozen=True)
