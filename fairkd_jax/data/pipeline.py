@@ -15,6 +15,7 @@ import numpy as np
 
 from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
+from fairkd_jax.data import kept_splits
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
 from fairkd_jax.data.samplers import draw_by
 from fairkd_jax.data.source import Source
@@ -39,7 +40,10 @@ class Opened:
         """
         own = _key(self.data.set)
         other = own if set_spec is None else _key(set_spec)
-        return _source(*_views(own, _key(self.data.views)), *_content(other, split))
+        found = _source(*_views(own, _key(self.data.views)), *_content(other, split))
+        if other != own:
+            found.try_views()
+        return found
 
 
 def open_data(data: Data) -> Opened:
@@ -87,6 +91,16 @@ def _digests(named: Mapping[str, Path]) -> Content:
 
 @functools.lru_cache(maxsize=16)
 def _split(set_key: str, split: str, content: Content) -> Split:
+    """What was read from files is read once; what is made by a program is made at every launch."""
+    if not content:
+        return _loaded(set_key, split, content)
+    dataset = _dataset(set_key)
+    key = kept_splits.key_of(dataset, json.loads(set_key), split, content)
+    return kept_splits.split(key, dataset, lambda: _loaded(set_key, split, content))
+
+
+@functools.lru_cache(maxsize=1)  # texts of a large split are a burden
+def _loaded(set_key: str, split: str, content: Content) -> Split:
     dataset = _dataset(set_key)
     loaded = dataset.load(split)
     if _digests(dataset.reads(split)) != content:
