@@ -43,6 +43,8 @@ class Data:
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
     sampler: str = "natural"  # see data/samplers.py
+    # of texts in training: to the longest of the batch; batches of like lengths; to one length
+    padding: str = later("longest")  # longest | bucket | fixed: see data/padding.py
 
 
 @dataclasses.dataclass(frozen=True)

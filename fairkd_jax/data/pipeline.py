@@ -1,13 +1,13 @@
 """From a data config to batches: batch number i is a pure function of (seed, i).
 
-Resuming therefore needs no iterator state: it is `batches[step:]`. Examples are encoded once and
-kept in memory; a batch is a gather of rows.
+Resuming therefore needs no iterator state: it is `batches[step:]`. Tokens are encoded once, for all
+launches; a batch is a gather of rows, of which each process reads its own.
 """
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -17,6 +17,7 @@ from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
 from fairkd_jax.data import kept_splits
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
+from fairkd_jax.data.padding import padding_of, sorted_rows
 from fairkd_jax.data.samplers import draw_by
 from fairkd_jax.data.source import Source
 from fairkd_jax.data.tables import Table
@@ -139,6 +140,8 @@ def train_batches(
     tables: Mapping[str, Table] | None = None,
     hide_attributes: bool = False,
     augment: bool = True,
+    padding: str = "longest",
+    views: Collection[str] | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
@@ -146,16 +149,19 @@ def train_batches(
 
     Every process gets its contiguous slice of the rows of every batch. `tables` are joined by
     example id. `hide_attributes` leaves "attribute" and "group" out of the batches, and
-    `augment` = False what views draw at random.
-    Raises UnknownName for an unknown sampler, ValueError for a batch that does not divide, an
-    empty class or group that is to be sampled, or examples without a row in a table.
+    `augment` = False what views draw at random. `padding` is one of `padding.PADDINGS`, for all
+    rows of a batch alike; `views` are those that are wanted, None: all.
+    Raises UnknownName for an unknown sampler or padding, ValueError for a batch that does not
+    divide, an empty class or group that is to be sampled, or examples without a row in a table.
     """
-    draw = draw_by(sampler, source, seed, batch_size)
     mine = _slice(batch_size, process_index, process_count)
-    joined = _join(source, tables or {})
+    padded = padding_of(padding, source, batch_size, views)
+    draw = draw_by(sampler, source, seed, batch_size, padded.buckets)
+    joined = _join(source, tables or {}, views)
 
     def load(step: int) -> Batch:
-        batch = joined(draw.rows(int(step))[mine])
+        rows = draw.rows(int(step))
+        batch = joined(rows[mine], padded.lengths(rows, draw.bucket(int(step))))
         batch = source.augment(batch, seed, int(step)) if augment else batch
         if hide_attributes:
             del batch["attribute"], batch["group"]
@@ -177,20 +183,27 @@ def eval_batches(
     batch_size: int,
     *,
     tables: Mapping[str, Table] | None = None,
+    views: Collection[str] | None = None,
+    in_order: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """Every example once, in order, in batches of one shape, sliced over processes as in training.
+    """Every example once, sliced over processes as in training, of one shape or a few.
 
-    The last batch is filled with copies of the first example that have "real" 0.
+    The shortest come first, so that little is padded; `in_order`: as the split has them. The last
+    batch is filled with copies of one example that have "real" 0.
     """
     mine = _slice(batch_size, process_index, process_count)
-    joined = _join(source, tables or {})
+    joined = _join(source, tables or {}, views)
+    order, lengths = sorted_rows(source, views)
+    order = np.arange(len(source)) if in_order else order
 
     def load(number: int) -> Batch:
-        rows = (int(number) * batch_size + np.arange(batch_size))[mine]
-        real = rows < len(source)
-        return joined(np.where(real, rows, 0)) | {"real": real.astype(np.float32)}
+        place = int(number) * batch_size + np.arange(batch_size)
+        real = place < len(source)
+        rows = order[np.where(real, place, 0)]
+        batch = joined(rows[mine], lengths(rows))
+        return batch | {"real": real[mine].astype(np.float32)}
 
     return grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
 
@@ -210,15 +223,17 @@ def _slice(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * local, (process_index + 1) * local)
 
 
-def _join(source: Source, tables: Mapping[str, Table]) -> Callable[[np.ndarray], Batch]:
-    """Rows -> batch with the tables' columns."""
+def _join(
+    source: Source, tables: Mapping[str, Table], views: Collection[str] | None
+) -> Callable[[np.ndarray, Mapping[str, int]], Batch]:
+    """Rows and lengths -> batch with the tables' columns."""
     places = {name: table.rows(source.split.columns["id"]) for name, table in tables.items()}
 
-    def batch(rows: np.ndarray) -> Batch:
+    def batch(rows: np.ndarray, lengths: Mapping[str, int]) -> Batch:
         joined = {
             name: {k: np.asarray(v[places[name][rows]]) for k, v in table.columns.items()}
             for name, table in tables.items()
         }
-        return source.batch(rows) | ({"tables": joined} if joined else {})
+        return source.batch(rows, lengths, views) | ({"tables": joined} if joined else {})
 
     return batch

@@ -167,9 +167,13 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
     return program, jax.tree.map(np.float32, methods)
 
 
-def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) -> Any:
-    return pipeline.train_batches(
-        pipeline.open_data(config.data).source(config.data.split),
+def _batches(
+    config: TrainStage, methods: Methods, program: Program, tables: Mapping[str, Table], **how: Any
+) -> Any:
+    """All batches of a run, of the views that its nets read; `how` takes the place of options."""
+    options = dict(
+        padding=config.data.padding,
+        views={n.view for n in (program.student, *dict(program.teachers).values()) if n},
         seed=config.seed,
         steps=max(config.train.steps, 1),  # one at least, to know shapes by
         batch_size=config.train.batch_size,
@@ -180,6 +184,8 @@ def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) 
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    source = pipeline.open_data(config.data).source(config.data.split)
+    return pipeline.train_batches(source, **(options | how))
 
 
 def _now(config: TrainStage, methods: Methods) -> Now:
@@ -198,7 +204,8 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
     """
     config = settled(config)
     program, methods = build(config, teachers)
-    batch = _batches(config, methods, {})[0]
+    _batches(config, methods, program, {})  # may its padding and its sampler be?
+    batch = _batches(config, methods, program, {}, padding="fixed")[0]
     rows, classes = len(batch["label"]), program.student.num_classes
     batch["tables"] = {
         table_of(name): {"logits": np.zeros((rows, classes), np.float32)}
@@ -249,12 +256,13 @@ def run(
     program, methods = build(config, live | tabled)
     methods.debias.check_tables({k: t.columns for k, t in inputs.tables.items()})
 
-    batches = _batches(config, methods, inputs.tables)
+    batches = _batches(config, methods, program, inputs.tables)
+    shapes = _batches(config, methods, program, inputs.tables, padding="fixed")
     rates = optim.learning_rates(config.optim, train.steps)
     numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
     constants = methods, numbers, _now(config, methods), np.uint32(config.seed)
     methods, numbers, now, seed = sharding.put_replicated(constants, mesh)
-    first = sharding.put_batch(batches[0], mesh)
+    first = sharding.put_batch(shapes[0], mesh)  # of one shape, whatever the seed draws
     state = fresh_state(program, mesh, methods, numbers, now, first, seed)
     state = start.from_published(state, program.student, config)
     if inputs.start is not None:
