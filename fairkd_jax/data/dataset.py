@@ -6,6 +6,7 @@ A split is a table in memory: `columns` hold label, attribute, id and the raw in
 
 import abc
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -184,7 +185,9 @@ class Encoder(abc.ABC):
 
     facts: dict[str, Any]
     key: str = ""  # names all that decides what `ragged` gives; "": it is not kept on the disk
-    fill: Mapping[str, int] = {}  # what stands behind a ragged row, by array; 0 if not said
+    fill: Mapping[str, int] = types.MappingProxyType(
+        {}
+    )  # what stands behind a ragged row, by array; 0 if not said
 
     @abc.abstractmethod
     def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
