@@ -185,9 +185,10 @@ class Encoder(abc.ABC):
 
     facts: dict[str, Any]
     key: str = ""  # names all that decides what `ragged` gives; "": it is not kept on the disk
-    fill: Mapping[str, int] = types.MappingProxyType(
-        {}
-    )  # what stands behind a ragged row, by array; 0 if not said
+    # what stands behind a ragged row, by array; 0 if not said
+    fill: Mapping[str, int] = types.MappingProxyType({})
+    # of arrays of bytes: (name, scale, shift), by channel; the device makes bytes * scale + shift
+    scaling: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...] = ()
 
     @abc.abstractmethod
     def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

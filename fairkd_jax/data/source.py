@@ -53,7 +53,8 @@ class Source:
     def _inputs(self, name: str, rows: np.ndarray, lengths: Mapping[str, int]) -> Inputs:
         facts = self.encoders[name].facts
         length = lengths.get(name, facts.get("length", 0))
-        return Inputs(self.view(name).rows(rows, length), facts["identity"])
+        arrays = self.view(name).rows(rows, length)
+        return Inputs(arrays, facts["identity"], self.encoders[name].scaling)
 
     def augment(self, batch: Batch, seed: int, step: int) -> Batch:
         """The batch as training sees it at a step: what views draw is drawn."""
@@ -61,6 +62,7 @@ class Source:
             name: Inputs(
                 self.encoders[name].augment(dict(arrays), batch["id"], seed, step),
                 arrays.identity,
+                arrays.scaling,
             )
             for name, arrays in batch["views"].items()
         }
