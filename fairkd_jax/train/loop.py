@@ -7,6 +7,7 @@ checkpoint at step s means that everything up to s was checked, logged and valid
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from fairkd_jax.models.net import Net, make_net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
+from fairkd_jax.train.feed import Feed
 from fairkd_jax.train.step import (
     Methods,
     Program,
@@ -292,10 +294,19 @@ def run(
         )
         step = compile_step(program, mesh)
         teachers = {k: v for k, (_, v) in inputs.teachers.items()}
-        stream = pipeline.prefetched(batches, begun)
         pending: list[dict] = []
+
+        def send(i: int) -> tuple:
+            return sharding.put_step(batches[i], rates[i], mesh)
+
+        def idle() -> bool:
+            return not pending or pending[-1]["loss"].is_ready()
+
+        feed = stack.enter_context(Feed(send, begun, train.steps))
+        spent = 0.0  # seconds since the last line of the log, without validation and checkpoints
         for done in range(begun + 1, train.steps + 1):
-            batch, rate = sharding.put_step(next(stream), rates[done - 1], mesh)
+            start_of_step = time.perf_counter()
+            batch, rate = feed.take(idle)
             numbers = numbers.replace(learning_rate=rate)
             state, metrics = step(state, methods, numbers, now, batch, teachers, seed)
             pending.append(metrics)
@@ -313,9 +324,12 @@ def run(
                     writer.flush()  # how it came to that
                     raise
                 pending = []
+            spent += time.perf_counter() - start_of_step
             if logs:
                 scalars = means.take()
-                writer.write_scalars(done, {f"train/{k}": v for k, v in scalars.items()})
+                share, spent, feed.waited = feed.waited / spent, 0.0, 0.0
+                times = {"time/data_wait": round(share, 4)}
+                writer.write_scalars(done, {f"train/{k}": v for k, v in scalars.items()} | times)
                 rate = (bar.format_dict["rate"] or 0) * train.batch_size
                 bar.set_postfix(loss=f"{scalars['loss']:.3f}", examples=f"{rate:.0f}/s")
             if validation and (last or (train.eval_every and done % train.eval_every == 0)):

@@ -64,7 +64,7 @@ def test_an_image_view_refuses_what_it_was_not_fitted_to():
     train = ColoredDigits().load("train")
     with pytest.raises(ValueError, match=r"\(8, 8, 3\).*\(16, 16, 3\)"):
         Image().fit(train).encode(ColoredDigits(image_size=8).load("test").columns)
-    with pytest.raises(ValueError, match="float32.*uint8"):
+    with pytest.raises(ValueError, match=r"float32.*uint8"):
         Image().fit(train).encode({"image": train.columns["image"].astype(np.float32)})
     with pytest.raises(UnknownName, match="image"):
         Image().fit(TemplateNli(train=40, eval=8).load("train"))
