@@ -2,6 +2,7 @@
 
 import abc
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -54,18 +55,20 @@ class Whole(Encoded):
 
     def __init__(self, split: Split, encoder: Encoder):
         self._split, self._encoder = split, encoder
-        self._kept: dict[str, np.ndarray] = {}
+        self._kept: dict[str, np.ndarray] | None = None  # {}: too large
+        self._making = threading.Lock()  # of `_kept`: batches are read by several threads
         self._there = np.zeros(len(split), bool)
 
     def rows(self, rows: np.ndarray, length: int = 0) -> dict[str, np.ndarray]:
+        with self._making:
+            if self._kept is None:
+                one = self._encoder.encode(Some(self._split, slice(0, 1)))
+                fits = sum(v.nbytes for v in one.values()) * len(self._split) <= KEPT_BYTES
+                # memory is taken by the rows that are written, not by those that are not
+                shapes = {k: (len(self._split), *v.shape[1:]) for k, v in one.items() if fits}
+                self._kept = {k: np.empty(shape, one[k].dtype) for k, shape in shapes.items()}
         if not self._kept:
-            one = self._encoder.encode(Some(self._split, slice(0, 1)))
-            if sum(array.nbytes for array in one.values()) * len(self._split) > KEPT_BYTES:
-                return self._encoder.encode(Some(self._split, rows))
-            # memory is taken by the rows that are written, not by those that are not
-            self._kept = {
-                k: np.empty((len(self._split), *v.shape[1:]), v.dtype) for k, v in one.items()
-            }
+            return self._encoder.encode(Some(self._split, rows))
         missing = np.unique(rows[~self._there[rows]])
         if len(missing):
             for name, array in self._encoder.encode(Some(self._split, missing)).items():

@@ -1,5 +1,6 @@
 """The examples of a split as arrays: rows by number, encoded by every view."""
 
+import threading
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -16,6 +17,7 @@ class Source:
         self.split = split
         self.encoders = encoders
         self._views: dict[str, Encoded] = {}
+        self._making = threading.Lock()  # of a view: batches are read by several threads
 
     def __len__(self) -> int:
         return len(self.split)
@@ -27,9 +29,10 @@ class Source:
 
     def view(self, name: str) -> Encoded:
         """The rows as a view encodes them."""
-        if name not in self._views:
-            self._views[name] = encoded(self.split, self.encoders[name])
-        return self._views[name]
+        with self._making:
+            if name not in self._views:
+                self._views[name] = encoded(self.split, self.encoders[name])
+            return self._views[name]
 
     def batch(
         self,

@@ -29,6 +29,7 @@ ADDED = {  # what a command contains: flags that make it small; the last of two 
     "launch/export.py": "--workdir=runs/temperature",
     "launch/report.py": "--workdir=runs/temperature",
     "--verify": "--workdir=runs/temperature",
+    "--data=read": "--rows=1000 --seq=16",
     "--mode=kd_table": TINY,
     "--mode=erm": TINY,
     "--compile_only": f"{TINY} --fake_devices=4 --fsdp=2 --batch=4",
@@ -45,7 +46,7 @@ SAID = {  # what a command contains: what it then says
     "launch/export.py": "F: config.json, model.safetensors, tokenizer.json",
     "launch/report.py": "report: ",
     "--verify": " 0 damaged",
-    "launch/benchmark.py": "resnet|examples_per_s|ratio|bytes",
+    "launch/benchmark.py": "resnet|examples_per_s|ratio|bytes|second_start_s",
 }
 SMALLER = """
 import dataclasses
