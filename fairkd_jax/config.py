@@ -45,6 +45,8 @@ class Data:
     sampler: str = "natural"  # see data/samplers.py
     # of texts in training: to the longest of the batch; batches of like lengths; to one length
     padding: str = later("longest")  # longest | bucket | fixed: see data/padding.py
+    # the split lives on the devices: data/resident.py; numbers are the same, and so are stages
+    resident: bool = later(False, place=True)
 
 
 @dataclasses.dataclass(frozen=True)

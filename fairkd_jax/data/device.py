@@ -6,12 +6,16 @@ import numpy as np
 from fairkd_jax.types import Array, Batch, Inputs
 
 
-def decoded(batch: Batch) -> Batch:
+def decoded(batch: Batch | tuple) -> Batch:
     """The batch with bytes of its views as float32, `bytes * scale + shift`; again: as it is.
 
     Four times less crosses to the device than if the host computed it. The constants of a view are
-    part of the compiled program.
+    part of the compiled program. Rows of a resident split are gathered: `batch` is then a pair of
+    `Resident` and `Rows`.
     """
+    if isinstance(batch, tuple):
+        everything, rows = batch
+        batch = everything.batch(rows)
     return batch | {"views": {name: decoded_view(view) for name, view in batch["views"].items()}}
 
 

@@ -17,7 +17,8 @@ from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
 from fairkd_jax.data import kept_splits
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
-from fairkd_jax.data.padding import padding_of, sorted_rows
+from fairkd_jax.data.padding import padding_of, ragged, sorted_rows
+from fairkd_jax.data.resident import Rows
 from fairkd_jax.data.samplers import draw_by
 from fairkd_jax.data.source import Source
 from fairkd_jax.data.tables import Table
@@ -142,6 +143,7 @@ def train_batches(
     augment: bool = True,
     padding: str = "longest",
     views: Collection[str] | None = None,
+    resident: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
@@ -150,7 +152,8 @@ def train_batches(
     Every process gets its contiguous slice of the rows of every batch. `tables` are joined by
     example id. `hide_attributes` leaves "attribute" and "group" out of the batches, and
     `augment` = False what views draw at random. `padding` is one of `padding.PADDINGS`, for all
-    rows of a batch alike; `views` are those that are wanted, None: all.
+    rows of a batch alike; `views` are those that are wanted, None: all. `resident`: a batch is
+    `resident.Rows`, for a split that is on the devices.
     Raises UnknownName for an unknown sampler or padding, ValueError for a batch that does not
     divide, an empty class or group that is to be sampled, or examples without a row in a table.
     """
@@ -159,8 +162,12 @@ def train_batches(
     draw = draw_by(sampler, source, seed, batch_size, padded.buckets)
     joined = _join(source, tables or {}, views)
 
-    def load(step: int) -> Batch:
+    def load(step: int) -> Any:
         rows = draw.rows(int(step))
+        if resident:
+            lengths = padded.lengths(rows, draw.bucket(int(step)))
+            every = {k: source.encoders[k].facts["length"] for k in ragged(source, views)}
+            return Rows(rows[mine].astype(np.int32), tuple(sorted((every | lengths).items())))
         batch = joined(rows[mine], padded.lengths(rows, draw.bucket(int(step))))
         batch = source.augment(batch, seed, int(step)) if augment else batch
         if hide_attributes:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from fairkd_jax import processes, registry, sharding
 from fairkd_jax.config import Data, Train, TrainStage
 from fairkd_jax.data import pipeline
+from fairkd_jax.data.resident import Resident, resident
 from fairkd_jax.data.tables import Table
 from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.models import weights
@@ -40,7 +41,7 @@ from fairkd_jax.train.step import (
     teachers_of,
 )
 from fairkd_jax.train.trackers import Tracker
-from fairkd_jax.types import Now, Path, TrainState
+from fairkd_jax.types import Batch, Now, Path, TrainState
 
 SCOPES = ("total", "task")
 
@@ -161,6 +162,12 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         accumulate=train.accumulate,
         deterministic=train.deterministic,
     )
+    views = {k: registry.build("views", v).changes_inputs for k, v in config.data.views.items()}
+    if config.data.resident and any(views.values()) and not train.deterministic:
+        raise ValueError(
+            f"data.resident: view {max(views, key=views.get)!r} draws at random in training, which "
+            "the host does: leave data.resident at False"
+        )
     source = opened.source(config.data.split)
     for net in (program.student, *filter(None, teachers.values())):
         source.require(net.view, net.architecture.rows())
@@ -188,6 +195,17 @@ def _batches(
     )
     source = pipeline.open_data(config.data).source(config.data.split)
     return pipeline.train_batches(source, **(options | how))
+
+
+def _resident(
+    like: Batch, config: TrainStage, tables: Mapping[str, Table], mesh: Mesh
+) -> Resident | None:
+    """All rows of the split on every device, of what a batch holds, where the config asks it."""
+    if not config.data.resident:
+        return None
+    source = pipeline.open_data(config.data).source(config.data.split)
+    columns = like.keys() & {"label", "attribute", "group", "id"}
+    return sharding.put_replicated(resident(source, tables, like["views"], columns), mesh)
 
 
 def _now(config: TrainStage, methods: Methods) -> Now:
@@ -258,7 +276,7 @@ def run(
     program, methods = build(config, live | tabled)
     methods.debias.check_tables({k: t.columns for k, t in inputs.tables.items()})
 
-    batches = _batches(config, methods, program, inputs.tables)
+    batches = _batches(config, methods, program, inputs.tables, resident=config.data.resident)
     shapes = _batches(config, methods, program, inputs.tables, padding="fixed")
     rates = optim.learning_rates(config.optim, train.steps)
     numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
@@ -296,8 +314,11 @@ def run(
         teachers = {k: v for k, (_, v) in inputs.teachers.items()}
         pending: list[dict] = []
 
+        everything = _resident(shapes[0], config, inputs.tables, mesh)
+
         def send(i: int) -> tuple:
-            return sharding.put_step(batches[i], rates[i], mesh)
+            batch, rate = sharding.put_step(batches[i], rates[i], mesh)
+            return (batch if everything is None else (everything, batch)), rate
 
         def idle() -> bool:
             return not pending or pending[-1]["loss"].is_ready()

@@ -267,7 +267,7 @@ def train_step(
     methods: Methods,
     numbers: optim.Numbers,
     now: Now,
-    batch: Batch,
+    batch: Batch | tuple,
     teachers: dict[str, Any],
     seed: Array,
     mesh: Mesh | None = None,

@@ -204,3 +204,29 @@ def test_the_longest_gives_the_losses_of_fixed_padding(tmp_path):
     wrong = dataclasses.replace(config, data=dataclasses.replace(data, padding="short"))
     with pytest.raises(UnknownName, match=r"data\.padding 'short'"):
         loop.check(wrong, {})
+
+
+@pytest.mark.parametrize("padding", sorted(PADDINGS))
+def test_a_resident_split_gives_the_same_numbers_bit_for_bit(tmp_path, padding):
+    view = {"name": "wordpiece", "length": 24, "vocab_size": 300}
+    data = Data({"name": "template_nli", "train": 120, "eval": 12}, {"wordpiece": view})
+    images = Data({"name": "colored_digits", "image_size": 8}, {"image": {"name": "image"}})
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    train = Train(steps=4, batch_size=16, log_every=1, checkpoint_every=100)
+    bert = {"name": "bert", "preset": "tiny", "width": 32, "depth": 1}
+    resnet = {"name": "resnet", "preset": "tiny"}
+    none = ({"name": "none"},)
+    for which, model in ((data, bert), (images, resnet))[: 2 if padding == "longest" else 1]:
+        logs = []
+        for resident in (False, True):
+            one = dataclasses.replace(which, padding=padding, resident=resident)
+            config = TrainStage(one, model, {"name": "erm"}, none, Mix(), Optim(), train, 1)
+            folder = tmp_path / f"{model['name']} {resident}"
+            loop.run(config, folder, mesh)
+            logs.append(log.read(folder / "metrics.jsonl"))
+        assert logs[0] == logs[1]
+    flip = dataclasses.replace(
+        images, views={"image": {"name": "image", "flip": True}}, resident=True
+    )
+    with pytest.raises(ValueError, match="'image' draws at random"):
+        loop.check(dataclasses.replace(config, data=flip, model=resnet), {})
