@@ -43,13 +43,14 @@ class Data:
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
     sampler: str = "natural"  # see data/samplers.py
-    # Knobs of strength, of the split "train" alone, by choosing from it: see data/strength.py
-    fraction: float = later(1.0)  # of the split that is kept
+    fraction: float = later(1.0)  # of the split "train" that is kept: see data/strength.py
     group_floor: int = later(0)  # examples of each group that are kept at least, where it has them
     correlation: float | None = later(None)  # share of each label whose shortcut is right
     label_noise: float = later(0.0)  # share of each label that carries another
     strength_seed: int | None = later(None)  # of what these draw; None: that of the run
     augment: Mapping[str, Plugin] = later({}, room="augment")  # by name; see data/augmentation.py
+    padding: str = later("longest")  # of texts: longest | bucket | fixed; see data/padding.py
+    resident: bool = later(False, place=True)  # the split lives on the devices: data/resident.py
 
 
 @dataclasses.dataclass(frozen=True)

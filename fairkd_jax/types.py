@@ -36,22 +36,23 @@ Batch = dict[str, Any]
 class Inputs(dict):
     """The arrays of one view {name: [B, ...]}, and the identity of the encoding that made them.
 
-    The identity is static: a net compares it with its own while the step is traced, at no cost.
+    The identity is static: a net compares it with its own while the step is traced, at no cost. So
+    is `scaling`, what makes numbers of those arrays that are bytes: see data/device.py.
     """
 
-    def __init__(self, arrays: Any, identity: str = ""):
+    def __init__(self, arrays: Any, identity: str = "", scaling: tuple = ()):
         super().__init__(arrays)
-        self.identity = identity
+        self.identity, self.scaling = identity, scaling
 
     def tree_flatten_with_keys(self) -> tuple:
         names = tuple(sorted(self))
         children = [(jax.tree_util.DictKey(name), self[name]) for name in names]
-        return children, (names, self.identity)
+        return children, (names, self.identity, self.scaling)
 
     @classmethod
     def tree_unflatten(cls, static: tuple, children: Any) -> "Inputs":
-        names, identity = static
-        return cls(zip(names, children), identity)
+        names, *rest = static
+        return cls(zip(names, children), *rest)
 
 
 @struct.dataclass

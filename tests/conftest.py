@@ -17,6 +17,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook("fairkd_jax", "beartype.beartype")
 jax.config.update("jax_num_cpu_devices", 8)
+# What tests keep of data is kept from one module to the next, and no longer.
+CACHE = tempfile.TemporaryDirectory(prefix="fairkd_jax_tests")
+os.environ["XDG_CACHE_HOME"] = CACHE.name
 # Tests compile much and compute little: this makes compiling several times cheaper.
 jax.config.update("jax_disable_most_optimizations", True)
 

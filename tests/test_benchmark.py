@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from fairkd_jax import sharding
-from fairkd_jax.benchmark import measure, table
+from fairkd_jax.benchmark import data, measure, table
 from fairkd_jax.benchmark.steps import library_step, plain_step, pmap_step
 from fairkd_jax.benchmark.workload import setup, workload
 from fairkd_jax.registry import UnknownName
@@ -357,3 +357,15 @@ def test_a_pod_without_what_it_needs_shows_its_usage(pod, arguments, message):
     done, calls = pod(*arguments)
     assert done.returncode == 2 and not calls
     assert message in done.stderr and "launch/tpu_pod.sh --name=SLICE" in done.stderr
+
+
+def test_a_set_is_read_first_and_again_and_paddings_take_turns(mesh, tmp_path):
+    found = data.first_and_second(rows=1000, length=16)
+    assert found["rows"] == 1000 and found["second_rows_per_s"] > 0
+    assert 0 < found["second_peak_rss_mib"] < 2048
+    data.write_pairs(tmp_path / "pairs.tsv", 400)
+    found = data.paddings(mesh, tmp_path / "pairs.tsv", length=24, batch_size=8, rounds=1)
+    assert found["fixed"]["shapes"] == [24] and found["fixed"]["ratio"] == 1
+    assert max(found["bucket"]["shapes"]) <= 24 and found["rows"] == 400
+    with pytest.raises(UnknownName, match=r"no.tsv.*pairs.tsv"):
+        data.paddings(mesh, tmp_path / "no.tsv", 24, 8, 1)

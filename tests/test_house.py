@@ -13,7 +13,7 @@ ORDER = [
     {"types", "registry"},
     {"buckets"},
     {"files"},
-    {"hub"},
+    {"hub", "sources"},
     {"recipe"},
     {"config", "sharding", "losses", "processes"},
     {"data"},

@@ -6,8 +6,9 @@ A split is a table in memory: `columns` hold label, attribute, id and the raw in
 
 import abc
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -70,6 +71,8 @@ class Split:
     info: Info
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     # reason -> rows of the source that are not in the split
+    key: str = ""  # names what all columns hold; "": nothing made of them outlives the process.
+    # Whoever changes raw columns, or takes other rows, gives another key, or none
 
     def __len__(self) -> int:
         return len(self.columns["label"])
@@ -228,14 +231,43 @@ class View(abc.ABC):
         return None
 
 
+class Ragged(NamedTuple):
+    """Rows of different lengths, one behind the other."""
+
+    lengths: np.ndarray  # int32 [n], from 1 on
+    flat: Mapping[str, np.ndarray]  # whole numbers [sum of lengths], by name
+
+
 class Encoder(abc.ABC):
     """A fitted view. `facts` tells nets what only the data know, with an "identity" to compare."""
 
     facts: dict[str, Any]
+    key: str = ""  # names all that decides what `ragged` gives; "": it is not kept on the disk
+    # what stands behind a ragged row, by array; 0 if not said
+    fill: Mapping[str, int] = types.MappingProxyType({})
+    # of arrays of bytes: (name, scale, shift), by channel; the device makes bytes * scale + shift
+    scaling: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...] = ()
 
     @abc.abstractmethod
     def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Arrays [n, ...] for the rows given; a pure function, row by row."""
+
+    def ragged(self, columns: Mapping[str, np.ndarray]) -> Ragged | None:
+        """The rows without padding, none longer than `facts["length"]`.
+
+        An encoder that has no such method of its own gives rows of one shape. One that has pads
+        them by `pad` to `facts["length"]` in `encode`, and batches may be padded to less.
+        """
+        return None
+
+    def pad(self, rows: Ragged, length: int) -> dict[str, np.ndarray]:
+        """The arrays, int32 [n, length], and "mask": 1 on what is there, 0 behind it."""
+        there = np.arange(length) < rows.lengths[:, None]
+        padded = {"mask": there.astype(np.int32)}
+        for name, flat in rows.flat.items():
+            padded[name] = np.full(there.shape, self.fill.get(name, 0), np.int32)
+            padded[name][there] = flat
+        return padded
 
     def augment(
         self, arrays: dict[str, np.ndarray], ids: np.ndarray, seed: int, step: int

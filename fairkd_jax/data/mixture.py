@@ -16,8 +16,9 @@ import numpy as np
 from fairkd_jax import registry
 from fairkd_jax.data import samplers
 from fairkd_jax.data.augmentation import Augmentation, conflicts, groups_of, require_both
-from fairkd_jax.data.dataset import Column, DataSet, Encoder, Split, draws
-from fairkd_jax.data.samplers import Draw
+from fairkd_jax.data.dataset import Column, DataSet, Split, draws
+from fairkd_jax.data.encoded import Encoded, Ends, encoded
+from fairkd_jax.data.samplers import Buckets, Draw
 from fairkd_jax.data.source import Source
 from fairkd_jax.registry import name_of
 from fairkd_jax.types import Batch
@@ -91,14 +92,9 @@ class Mixture(Source):
     needs a raw column which the set lacks, or that gives nothing.
     """
 
-    def __init__(
-        self,
-        train: Split,
-        encoders: Mapping[str, Encoder],
-        dataset: DataSet,
-        augmentations: Mapping[str, Augmentation],
-    ):
-        self.train, self.augmentations, self._by_view = train, augmentations, encoders
+    def __init__(self, source: Source, dataset: DataSet, augmentations: Mapping[str, Augmentation]):
+        self.train, self.augmentations, self._own = source.split, augmentations, source
+        train = source.split
         self.pools: dict[str, np.ndarray] = {}  # rows by augmentation that gives extra examples
         parts, rows, identity = [train], len(train), int(train.columns["id"].max()) + 1
         for name, one in augmentations.items():
@@ -122,8 +118,15 @@ class Mixture(Source):
             parts.append(Split({**made.columns, "id": ids}, made.info))
             self.pools[name] = np.arange(rows, rows + len(made))
             rows, identity = rows + len(made), identity + len(made)
-        super().__init__(_joined(parts) if self.pools else train, encoders)
+        super().__init__(_joined(parts) if self.pools else train, source.encoders)
         self._order = np.argsort(self.split.columns["id"], kind="stable")
+
+    def encoded(self, view: str) -> Encoded:
+        own, size = self._own.view(view), len(self.train)
+        if not self.pools:
+            return own
+        extra = _part(self.split, np.arange(size, len(self)))
+        return Ends(own, encoded(extra, self.encoders[view]), size)
 
     @functools.cached_property
     def changes(self) -> dict[str, Augmentation]:
@@ -150,11 +153,21 @@ class Mixture(Source):
             )
         return sizes
 
-    def draw(self, sampler: str, seed: int, batch_size: int) -> Draw:
+    def draw(
+        self, sampler: str, seed: int, batch_size: int, buckets: Buckets | None = None
+    ) -> Draw:
         """As the sampler draws from the split, then extra ones: each once before one comes again.
 
-        An epoch is one of the split, and what is drawn beside it.
+        An epoch is one of the split, and what is drawn beside it. Raises ValueError for extra ones
+        that would be drawn bucket by bucket.
         """
+        if not self.pools:
+            return samplers.draw_by(sampler, self, seed, batch_size, buckets)
+        if buckets is not None and len(buckets) > 1:
+            raise ValueError(
+                f"data.padding = 'bucket' with the extra examples of {', '.join(self.pools)}, each "
+                "a share of every batch: they lie in all buckets. Use padding = 'longest'"
+            )
         sizes, real = self.sizes(batch_size), Source(_rows_alone(self.train), {})
         own = batch_size - sum(sizes.values())
         first = samplers.draw_by(sampler, real, seed, own)
@@ -166,7 +179,9 @@ class Mixture(Source):
                 drawn = samplers.draw_by("natural", few, seed + _stream(stream) * 2**32, count)
                 parts.append(lambda step, pool=pool, drawn=drawn: pool[drawn.rows(step)])
         epoch = round(first.epoch * batch_size / own)
-        return Draw(lambda step: np.concatenate([part(step) for part in parts]), epoch)
+        return Draw(
+            lambda step: np.concatenate([part(step) for part in parts]), epoch, lambda step: 0
+        )
 
     def _kinds(self, name: str, size: int) -> list[tuple[np.ndarray, int, str]]:
         """(rows, how many of them in a batch, what their numbers are drawn by) of extra ones."""
@@ -238,7 +253,7 @@ class Mixture(Source):
         columns["group"] = columns["label"] * attributes + columns["attribute"]
         views = {}
         for name, old in batch["views"].items():
-            new = self._by_view[name].encode(columns)
+            new = self.encoders[name].encode(columns)
             views[name] = copy.copy(old)
             views[name].update({k: _put(v, some, new[k]) for k, v in old.items()})
         told = ("attribute", "group", "partner_label", "label_weight")
@@ -258,11 +273,13 @@ class Mixture(Source):
         return {k: np.array(v[rows]) for k, v in self.split.columns.items()}
 
 
-def draw_by(sampler: str, source: Source, seed: int, batch_size: int) -> Draw:
-    """How a sampler draws batches; raises as `samplers.draw_by` and `Mixture.sizes` do."""
+def draw_by(
+    sampler: str, source: Source, seed: int, batch_size: int, buckets: Buckets | None = None
+) -> Draw:
+    """How a sampler draws batches; raises as `samplers.draw_by` and `Mixture.draw` do."""
     if isinstance(source, Mixture):
-        return source.draw(sampler, seed, batch_size)
-    return samplers.draw_by(sampler, source, seed, batch_size)
+        return source.draw(sampler, seed, batch_size, buckets)
+    return samplers.draw_by(sampler, source, seed, batch_size, buckets)
 
 
 def with_labelled(source: Source, batch: Batch, hide_attributes: bool = False) -> Batch:

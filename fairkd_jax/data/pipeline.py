@@ -1,13 +1,13 @@
 """From a data config to batches: batch number i is a pure function of (seed, i).
 
-Resuming therefore needs no iterator state: it is `batches[step:]`. Examples are encoded once and
-kept in memory; a batch is a gather of rows.
+Resuming therefore needs no iterator state: it is `batches[step:]`. Tokens are encoded once, for all
+launches; a batch is a gather of rows, of which each process reads its own.
 """
 
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -15,9 +15,11 @@ import numpy as np
 
 from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
-from fairkd_jax.data import mixture, strength
+from fairkd_jax.data import kept_splits, mixture, strength
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
 from fairkd_jax.data.mixture import draw_by
+from fairkd_jax.data.padding import padding_of, ragged, sorted_rows
+from fairkd_jax.data.resident import Rows
 from fairkd_jax.data.source import Source
 from fairkd_jax.data.tables import Table
 from fairkd_jax.types import Batch, Path
@@ -42,6 +44,8 @@ class Opened:
         own = _key(self.data.set)
         other = own if set_spec is None else _key(set_spec)
         found = _source(*_views(own, _key(self.data.views)), *_content(other, split))
+        if other != own:
+            found.try_views()
         trained = set_spec is None and split == strength.SPLIT
         asked = strength.of(self.data) if trained else None
         return strength.part(found, asked) if asked else found
@@ -108,6 +112,16 @@ def _digests(named: Mapping[str, Path]) -> Content:
 
 @functools.lru_cache(maxsize=16)
 def _split(set_key: str, split: str, content: Content) -> Split:
+    """What was read from files is read once; what is made by a program is made at every launch."""
+    if not content:
+        return _loaded(set_key, split, content)
+    dataset = _dataset(set_key)
+    key = kept_splits.key_of(dataset, json.loads(set_key), split, content)
+    return kept_splits.split(key, dataset, lambda: _loaded(set_key, split, content))
+
+
+@functools.lru_cache(maxsize=1)  # texts of a large split are a burden
+def _loaded(set_key: str, split: str, content: Content) -> Split:
     dataset = _dataset(set_key)
     loaded = dataset.load(split)
     if _digests(dataset.reads(split)) != content:
@@ -141,7 +155,7 @@ def _mixed(
     source: Source, views: tuple[str, str, Content], augment_key: str, read: Content
 ) -> Source:
     augmentations = mixture.build(json.loads(augment_key))
-    return mixture.Mixture(source.split, _encoders(*views), _dataset(views[0]), augmentations)
+    return mixture.Mixture(source, _dataset(views[0]), augmentations)
 
 
 def train_batches(
@@ -154,6 +168,9 @@ def train_batches(
     tables: Mapping[str, Table] | None = None,
     hide_attributes: bool = False,
     augment: bool = True,
+    padding: str = "longest",
+    views: Collection[str] | None = None,
+    resident: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
@@ -161,16 +178,24 @@ def train_batches(
 
     Every process gets its contiguous slice of the rows of every batch. `tables` are joined by
     example id. `hide_attributes` leaves "attribute" and "group" out of the batches, and
-    `augment` = False what views and augmentations change at random.
-    Raises UnknownName for an unknown sampler, ValueError for a batch that does not divide, an
-    empty class or group that is to be sampled, or examples without a row in a table.
+    `augment` = False what views and augmentations change at random. `padding` is one of
+    `padding.PADDINGS`, for all rows of a batch alike; `views` are those that are wanted, None: all.
+    `resident`: a batch is `resident.Rows`, for a split that is on the devices.
+    Raises UnknownName for an unknown sampler or padding, ValueError for a batch that does not
+    divide, an empty class or group that is to be sampled, or examples without a row in a table.
     """
-    draw = draw_by(sampler, source, seed, batch_size)
     mine = _slice(batch_size, process_index, process_count)
-    joined = _join(source, tables or {})
+    padded = padding_of(padding, source, batch_size, views)
+    draw = draw_by(sampler, source, seed, batch_size, padded.buckets)
+    joined = _join(source, tables or {}, views)
 
-    def load(step: int) -> Batch:
-        batch = joined(draw.rows(int(step))[mine])
+    def load(step: int) -> Any:
+        rows = draw.rows(int(step))
+        if resident:
+            lengths = padded.lengths(rows, draw.bucket(int(step)))
+            every = {k: source.encoders[k].facts["length"] for k in ragged(source, views)}
+            return Rows(rows[mine].astype(np.int32), tuple(sorted((every | lengths).items())))
+        batch = joined(rows[mine], padded.lengths(rows, draw.bucket(int(step))))
         batch = source.augment(batch, seed, int(step)) if augment else batch
         batch = mixture.with_labelled(source, batch, hide_attributes)
         if hide_attributes:
@@ -194,24 +219,31 @@ def eval_batches(
     batch_size: int,
     *,
     tables: Mapping[str, Table] | None = None,
+    views: Collection[str] | None = None,
+    in_order: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.MapDataset:
-    """Every example once, in order, in batches of one shape, sliced over processes as in training.
+    """Every example once, sliced over processes as in training, of one shape or a few.
 
-    The last batch is filled with copies of the first example that have "real" 0. Where the set
-    names subpopulations, batches have "member", which those of training never have.
+    The shortest come first, so that little is padded; `in_order`: as the split has them. The last
+    batch is filled with copies of one example that have "real" 0. Where the set names
+    subpopulations, batches have "member", which those of training never have.
     """
     mine = _slice(batch_size, process_index, process_count)
-    joined = _join(source, tables or {})
+    joined = _join(source, tables or {}, views)
+    order, lengths = sorted_rows(source, views)
+    order = np.arange(len(source)) if in_order else order
     scored = {k: v for k, v in source.split.columns.items() if k == "member"}
 
     def load(number: int) -> Batch:
-        rows = (int(number) * batch_size + np.arange(batch_size))[mine]
-        real, rows = rows < len(source), np.where(rows < len(source), rows, 0)
-        member = {k: v[rows] for k, v in scored.items()}
-        batch = joined(rows) | member | {"real": real.astype(np.float32)}
-        return mixture.with_labelled(source, batch, hide_attributes=True)
+        place = int(number) * batch_size + np.arange(batch_size)
+        real = place < len(source)
+        rows = order[np.where(real, place, 0)]
+        member = {k: np.asarray(v[rows[mine]]) for k, v in scored.items()}
+        batch = joined(rows[mine], lengths(rows)) | member
+        batch = mixture.with_labelled(source, batch, hide_attributes=True)
+        return batch | {"real": real[mine].astype(np.float32)}
 
     return grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
 
@@ -231,15 +263,17 @@ def _slice(batch_size: int, process_index: int, process_count: int) -> slice:
     return slice(process_index * local, (process_index + 1) * local)
 
 
-def _join(source: Source, tables: Mapping[str, Table]) -> Callable[[np.ndarray], Batch]:
-    """Rows -> batch with the tables' columns."""
+def _join(
+    source: Source, tables: Mapping[str, Table], views: Collection[str] | None
+) -> Callable[[np.ndarray, Mapping[str, int]], Batch]:
+    """Rows and lengths -> batch with the tables' columns."""
     places = {name: table.rows(source.split.columns["id"]) for name, table in tables.items()}
 
-    def batch(rows: np.ndarray) -> Batch:
+    def batch(rows: np.ndarray, lengths: Mapping[str, int]) -> Batch:
         joined = {
             name: {k: np.asarray(v[places[name][rows]]) for k, v in table.columns.items()}
             for name, table in tables.items()
         }
-        return source.batch(rows) | ({"tables": joined} if joined else {})
+        return source.batch(rows, lengths, views) | ({"tables": joined} if joined else {})
 
     return batch

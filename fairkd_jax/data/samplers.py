@@ -1,7 +1,12 @@
-"""Samplers: which rows of a source each batch draws, a pure function of (seed, step)."""
+"""Samplers: which rows of a source each batch draws, a pure function of (seed, step).
+
+Where rows of like lengths go together, in buckets, every batch is of one bucket. Which one follows
+from the split and the step alone, in shares that are those of the bucket among all draws: so each
+example is drawn as often as without buckets, and runs of all seeds meet the same shapes.
+"""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +14,16 @@ import numpy as np
 from fairkd_jax.data.source import Source
 from fairkd_jax.registry import UnknownName
 
+Buckets = Sequence[np.ndarray]  # row numbers
+CHOICE = 2**63  # the number of the draw that chooses a subsample
+
 
 class Draw(NamedTuple):
     """How a sampler draws."""
 
     rows: Callable[[int], np.ndarray]  # step -> row numbers of its batch, int64 [batch_size]
     epoch: int  # how many draws are an epoch
+    bucket: Callable[[int], int]  # step -> the bucket of its rows
 
 
 def _random(seed: int, number: int, count: int) -> np.ndarray:
@@ -23,54 +32,130 @@ def _random(seed: int, number: int, count: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).random(count)
 
 
-def _natural(source: Source, seed: int, batch_size: int) -> Draw:
+def _in_turn(draws: Sequence[Callable[[int], np.ndarray]], shares: np.ndarray, epoch: int) -> Draw:
+    """Draws of buckets by turns: bucket b has, at any time, its share of the steps to within one.
+
+    Its k-th turn is due after (k + 1/2) / share steps (Webster's method).
+    """
+
+    @functools.lru_cache(maxsize=2)
+    def turns(count: int) -> tuple[np.ndarray, np.ndarray]:
+        enough = np.where(shares > 0, np.floor((count + len(shares)) * shares + 1.5), 0).astype(int)
+        bucket = np.repeat(np.arange(len(shares)), enough)
+        number = np.concatenate([np.arange(n) for n in enough])
+        order = np.lexsort((bucket, (number + 0.5) / shares[bucket]))[:count]
+        return bucket[order], number[order]
+
+    def turn(step: int) -> tuple[int, int]:
+        bucket, number = turns(max(1024, 2 ** int(step).bit_length()))
+        return int(bucket[step]), int(number[step])
+
+    def rows(step: int) -> np.ndarray:
+        bucket, number = turn(step)
+        return draws[bucket](number)
+
+    if len(draws) == 1:
+        return Draw(draws[0], epoch, lambda step: 0)
+    return Draw(rows, epoch, lambda step: turn(step)[0])
+
+
+def _natural(source: Source, seed: int, batch_size: int, buckets: Buckets) -> Draw:
     """One permutation of all examples an epoch; a batch may end one epoch and begin the next."""
-    return _epochs(np.arange(len(source)), seed, batch_size)
+    return _epochs(buckets, seed, batch_size)
 
 
-def _epochs(pool: np.ndarray, seed: int, batch_size: int) -> Draw:
+def _epochs(pools: Buckets, seed: int, batch_size: int) -> Draw:
+    """Of each pool no example comes again before all have come."""
+    sizes = np.array([len(pool) for pool in pools])
+    draws = [_permuted(pool, seed, batch_size, i << 40) for i, pool in enumerate(pools)]
+    return _in_turn(draws, sizes / max(sizes.sum(), 1), int(sizes.sum()))
+
+
+def _permuted(
+    pool: np.ndarray, seed: int, batch_size: int, first: int
+) -> Callable[[int], np.ndarray]:
     @functools.lru_cache(maxsize=4)
     def permutation(epoch: int) -> np.ndarray:
-        return pool[np.argsort(_random(seed, epoch, len(pool)), kind="stable")]
+        return pool[np.argsort(_random(seed, first + epoch, len(pool)), kind="stable")]
 
-    def draw(step: int) -> np.ndarray:
-        position = step * batch_size + np.arange(batch_size)
+    def draw(number: int) -> np.ndarray:
+        position = number * batch_size + np.arange(batch_size)
         epochs = position // len(pool)
         rows = [permutation(int(epoch)) for epoch in range(epochs[0], epochs[-1] + 1)]
         return np.concatenate(rows)[position - epochs[0] * len(pool)]
 
-    return Draw(draw, len(pool))
+    return draw
 
 
-def _balanced(key: str) -> Callable[[Source, int, int], Draw]:
+Sampler = Callable[[Source, int, int, Buckets], Draw]
+
+
+def _balanced(key: str) -> Sampler:
     """With replacement: a value of column `key` evenly, then one of its examples evenly."""
 
-    def sampler(source: Source, seed: int, batch_size: int) -> Draw:
+    def sampler(source: Source, seed: int, batch_size: int, buckets: Buckets) -> Draw:
         members = _members(source, key)
-        sizes = np.array([len(rows) for rows in members])
-        starts, pool = np.cumsum(sizes) - sizes, np.concatenate(members)
-
-        def draw(step: int) -> np.ndarray:
-            which, member = _random(seed, step, 2 * batch_size).reshape(2, batch_size)
-            value = (which * len(sizes)).astype(np.int64)
-            return pool[starts[value] + (member * sizes[value]).astype(np.int64)]
-
-        return Draw(draw, len(source))
+        inside = [[np.intersect1d(m, b, assume_unique=True) for m in members] for b in buckets]
+        totals = np.array([len(rows) for rows in members])
+        sizes = np.array([[len(rows) for rows in of_bucket] for of_bucket in inside])
+        weights = sizes / totals / len(totals)  # of each value in each bucket; all sum to 1
+        draws = []
+        for i, of_bucket in enumerate(inside):
+            starts = np.cumsum(sizes[i]) - sizes[i]
+            upper = np.cumsum(weights[i])
+            pool, upper = np.concatenate(of_bucket), upper / (upper[-1] or 1.0)
+            draws.append(_weighted(pool, starts, sizes[i], upper, seed, batch_size, i << 40))
+        return _in_turn(draws, weights.sum(axis=1), len(source))
 
     return sampler
 
 
-def _subsampled(key: str) -> Callable[[Source, int, int], Draw]:
-    """As many examples of each value of column `key` as the rarest has, chosen by the seed."""
+def _weighted(
+    pool: np.ndarray,
+    starts: np.ndarray,
+    sizes: np.ndarray,
+    upper: np.ndarray,
+    seed: int,
+    batch_size: int,
+    first: int,
+) -> Callable[[int], np.ndarray]:
+    last = int(np.flatnonzero(sizes).max(initial=0))
 
-    def sampler(source: Source, seed: int, batch_size: int) -> Draw:
+    def draw(number: int) -> np.ndarray:
+        which, member = _random(seed, first + number, 2 * batch_size).reshape(2, batch_size)
+        value = np.minimum(np.searchsorted(upper, which, side="right"), last)
+        return pool[starts[value] + (member * sizes[value]).astype(np.int64)]
+
+    return draw
+
+
+def _subsampled(key: str) -> Sampler:
+    """As many examples of each value of column `key` as the rarest has, chosen by the seed.
+
+    Where there are buckets, each gives the same number whatever the seed: its share.
+    """
+
+    def sampler(source: Source, seed: int, batch_size: int, buckets: Buckets) -> Draw:
         members = _members(source, key)
         smallest = min(len(rows) for rows in members)
-        order = _random(seed, 2**63, len(source))
-        chosen = [rows[np.argsort(order[rows], kind="stable")][:smallest] for rows in members]
-        return _epochs(np.sort(np.concatenate(chosen)), seed, batch_size)
+        order = _random(seed, CHOICE, len(source))
+        pools: list[list[np.ndarray]] = [[] for _ in buckets]
+        for rows in members:
+            inside = [np.intersect1d(rows, bucket, assume_unique=True) for bucket in buckets]
+            for pool, part, n in zip(pools, inside, _shares([*map(len, inside)], smallest)):
+                pool.append(part[np.argsort(order[part], kind="stable")][:n])
+        return _epochs([np.sort(np.concatenate(pool)) for pool in pools], seed, batch_size)
 
     return sampler
+
+
+def _shares(sizes: list[int], total: int) -> np.ndarray:
+    """`total` shared out in proportion to sizes, of which it is no more, by largest remainders."""
+    exact = np.array(sizes) * total / max(sum(sizes), 1)
+    found = np.floor(exact).astype(int)
+    rest = np.argsort(found - exact, kind="stable")[: total - int(found.sum())]
+    found[rest] += 1
+    return found
 
 
 def _members(source: Source, key: str) -> list[np.ndarray]:
@@ -86,7 +171,7 @@ def _members(source: Source, key: str) -> list[np.ndarray]:
     return members
 
 
-SAMPLERS: Mapping[str, Callable[[Source, int, int], Draw]] = {
+SAMPLERS: Mapping[str, Sampler] = {
     "natural": _natural,
     "class_balanced": _balanced("label"),
     "group_balanced": _balanced("group"),
@@ -95,12 +180,15 @@ SAMPLERS: Mapping[str, Callable[[Source, int, int], Draw]] = {
 }
 
 
-def draw_by(sampler: str, source: Source, seed: int, batch_size: int) -> Draw:
-    """How a sampler draws batches from a source.
+def draw_by(
+    sampler: str, source: Source, seed: int, batch_size: int, buckets: Buckets | None = None
+) -> Draw:
+    """How a sampler draws batches from a source, from all rows or bucket by bucket.
 
     Raises UnknownName for an unknown sampler, ValueError for an empty class or group that is to be
     sampled.
     """
     if sampler not in SAMPLERS:
         raise UnknownName(sampler, "sampler", SAMPLERS)
-    return SAMPLERS[sampler](source, seed, batch_size)
+    buckets = [np.arange(len(source))] if buckets is None else buckets
+    return SAMPLERS[sampler](source, seed, batch_size, buckets)

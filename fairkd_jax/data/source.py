@@ -1,47 +1,75 @@
 """The examples of a split as arrays: rows by number, encoded by every view."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from fairkd_jax.data.dataset import Encoder, Split
+from fairkd_jax.data.encoded import Encoded, Some, encoded
 from fairkd_jax.types import Batch, Inputs
-
-KEPT_BYTES = 2**30  # views of a split that would be larger are encoded batch by batch
-ROWS_AT_ONCE = 4096  # while encoding: bounds the memory beside the result
 
 
 class Source:
-    """The examples of a split, encoded by every view: rows by number."""
+    """The examples of a split; a view encodes them when it is first asked for them."""
 
     def __init__(self, split: Split, encoders: Mapping[str, Encoder]):
         self.split = split
-        self._encoders = encoders
-        self._kept = {name: self._keep(encoder) for name, encoder in encoders.items()}
+        self.encoders = encoders
+        self._views: dict[str, Encoded] = {}
+        self._making = threading.Lock()  # of a view: batches are read by several threads
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The examples of the given row numbers."""
-        views = {
-            name: Inputs(
-                encoder.encode({k: v[rows] for k, v in self.split.columns.items()})
-                if self._kept[name] is None
-                else {k: v[rows] for k, v in self._kept[name].items()},
-                encoder.facts["identity"],
-            )
-            for name, encoder in self._encoders.items()
-        }
+    def try_views(self) -> None:
+        """Raises what views raise that cannot encode this split: UnknownName, ValueError."""
+        for encoder in self.encoders.values():
+            encoder.encode(Some(self.split, slice(0, 1)))
+
+    def view(self, name: str) -> Encoded:
+        """The rows as a view encodes them."""
+        with self._making:
+            if name not in self._views:
+                self._views[name] = self.encoded(name)
+            return self._views[name]
+
+    def encoded(self, view: str) -> Encoded:
+        """What `view` keeps."""
+        return encoded(self.split, self.encoders[view])
+
+    def batch(
+        self,
+        rows: np.ndarray,
+        lengths: Mapping[str, int] | None = None,
+        views: Collection[str] | None = None,
+    ) -> Batch:
+        """The examples of the given row numbers.
+
+        `lengths` are those that ragged views are padded to; left out, the longest that a view
+        gives. `views`: those that are wanted; None: all.
+        """
+        chosen = self.encoders if views is None else sorted(views)
         columns = {k: self.split.columns[k][rows] for k in ("label", "attribute", "group", "id")}
-        return {"views": views, **columns, "real": np.ones(len(rows), np.float32)}
+        return {
+            "views": {name: self._inputs(name, rows, lengths or {}) for name in chosen},
+            **columns,
+            "real": np.ones(len(rows), np.float32),
+        }
+
+    def _inputs(self, name: str, rows: np.ndarray, lengths: Mapping[str, int]) -> Inputs:
+        facts = self.encoders[name].facts
+        length = lengths.get(name, facts.get("length", 0))
+        arrays = self.view(name).rows(rows, length)
+        return Inputs(arrays, facts["identity"], self.encoders[name].scaling)
 
     def augment(self, batch: Batch, seed: int, step: int) -> Batch:
         """The batch as training sees it at a step: what views draw is drawn."""
         views = {
             name: Inputs(
-                self._encoders[name].augment(dict(arrays), batch["id"], seed, step),
+                self.encoders[name].augment(dict(arrays), batch["id"], seed, step),
                 arrays.identity,
+                arrays.scaling,
             )
             for name, arrays in batch["views"].items()
         }
@@ -53,25 +81,14 @@ class Source:
         `rows` are those of `Architecture.rows`. What is too large to be kept is not looked at: such
         numbers then give NaN, which stops what runs.
         """
-        kept = self._kept[view] or {}
-        for name in rows.keys() & kept.keys():
-            beyond = np.argwhere(kept[name] >= rows[name])
-            if len(beyond):
-                where = tuple(beyond[0])
-                row, number = where[0], kept[name][where]
+        for name, limit in rows.items():
+            if found := self.view(view).beyond(name, limit):
+                row, number, largest = found
+                one = slice(row, row + 1)
                 identity = self.split.columns["id"][row]
-                raw = {k: v[row] for k, v in self.split.columns.items() if v.dtype.kind in "UTO"}
+                texts = {k: v for k, v in self.split.columns.items() if v.dtype.kind in "UTO"}
+                raw = {k: v[one][0] for k, v in texts.items()}
                 raise ValueError(
-                    f"view {view!r} has {name} up to {kept[name].max()}, but the net's table has "
-                    f"{rows[name]} rows: example {identity} has {number}: {raw}"
+                    f"view {view!r} has {name} up to {largest}, but the net's table has {limit} "
+                    f"rows: example {identity} has {number}: {raw}"
                 )
-
-    def _keep(self, encoder: Encoder) -> dict[str, np.ndarray] | None:
-        one = encoder.encode({k: v[:1] for k, v in self.split.columns.items()})
-        if sum(array.nbytes for array in one.values()) * len(self) > KEPT_BYTES:
-            return None
-        blocks = [
-            encoder.encode({k: v[i : i + ROWS_AT_ONCE] for k, v in self.split.columns.items()})
-            for i in range(0, len(self), ROWS_AT_ONCE)
-        ]
-        return {k: np.concatenate([block[k] for block in blocks]) for k in one}

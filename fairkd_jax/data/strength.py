@@ -28,8 +28,8 @@ from jaxtyping import Bool, Float, Int
 
 from fairkd_jax.config import Data
 from fairkd_jax.data.dataset import Column, Info, Split
+from fairkd_jax.data.encoded import Encoded
 from fairkd_jax.data.source import Source
-from fairkd_jax.types import Batch
 
 SPLIT = "train"  # the one that is thinned; no other ever is
 NOISE, OTHER, ORDER = range(3)  # what is drawn of an example
@@ -120,7 +120,7 @@ def chosen(split: Split, strength: Strength) -> tuple[Int[np.ndarray, "n"], Spli
         for k, v in split.columns.items()
     }
     columns |= {"label": label[rows], "group": group[rows]}
-    return rows, dataclasses.replace(split, columns=columns)
+    return rows, dataclasses.replace(split, columns=columns, key="")
 
 
 @functools.lru_cache(maxsize=16)
@@ -133,12 +133,12 @@ class Part(Source):
     """Some rows of a source, with the labels that a split has of them: what it encoded serves."""
 
     def __init__(self, whole: Source, rows: Int[np.ndarray, "n"], split: Split):
-        self.split, self._whole, self._rows = split, whole, rows
-        self.augment, self.require = whole.augment, whole.require
+        super().__init__(split, whole.encoders)
+        self._whole, self._rows = whole, rows
+        self.require = whole.require
 
-    def batch(self, rows: np.ndarray) -> Batch:
-        columns = {k: self.split.columns[k][rows] for k in ("label", "attribute", "group", "id")}
-        return self._whole.batch(self._rows[rows]) | columns
+    def encoded(self, view: str) -> Encoded:
+        return self._whole.view(view).part(self._rows)
 
 
 class Chosen(Column):

@@ -7,15 +7,17 @@ A view's own post-processor makes the segments, so they do not depend on which c
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import logging
 
 from fairkd_jax import files, hub
+from fairkd_jax.data import kept
 
 TOKENIZER = "tokenizer.json"
 READ = (  # files that say what a tokenizer does, beside the vocabulary of its kind
@@ -77,12 +79,41 @@ class Tokens:
 
 def library() -> Any:
     """The `tokenizers` package, imported where it is first needed."""
-    # Set before the first use: worker threads inside a forked process would deadlock, and the
-    # library says so on standard error at every fork.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Set before the first use: the library tells standard error at every fork that its threads
+    # would deadlock in the child, unless it was told whether to have any.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     import tokenizers
 
+    _no_threads_in_forked_children()
     return tokenizers
+
+
+@functools.cache
+def _no_threads_in_forked_children() -> None:
+    def forbid() -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    os.register_at_fork(after_in_child=forbid)
+
+
+def version() -> str:
+    """Of what cuts texts into tokens: the same text is the same tokens in one version."""
+    return importlib.metadata.version("tokenizers")
+
+
+def trained(kind: Kind, key: Any, train: Callable[[], Any]) -> Tokens:
+    """A tokenizer trained here, by `train` or at an earlier launch under the same key.
+
+    A key that begins with "" is of what is not kept.
+    """
+
+    def make(writer: kept.Writer | None) -> dict[str, str]:
+        return {"tokenizer": train().to_str()}
+
+    what = [kind.model, version(), *key]
+    told = kept.keep("tokenizers", what, make).facts if key[0] else make(None)
+    tokenizer = library().Tokenizer.from_str(told["tokenizer"])
+    return finish(kind, tokenizer, kind.special, "the tokenizer trained here")
 
 
 def finish(

@@ -27,15 +27,23 @@ All presets, or those of a family, each by itself and under a live teacher of it
 
     fairkd-benchmark --table                           a line of JSON each: --json
     fairkd-benchmark --table --family=vit --student=b16 --image=224
+
+What data cost, a line of JSON each; the load of the machine stands beside it:
+
+    fairkd-benchmark --data=read --rows=393000         a set of pairs, read first and again
+    fairkd-benchmark --data=wait                       share of a step that waits for data
+    fairkd-benchmark --data=padding --pairs=F.tsv.gz   longest and bucket against fixed
 """
 
 import json
+import pathlib
 import sys
 
 import jax
 from absl import flags
+from jax.sharding import Mesh
 
-from fairkd_jax.benchmark import measure, table
+from fairkd_jax.benchmark import data, measure, table
 from fairkd_jax.benchmark.steps import STEPS
 from fairkd_jax.benchmark.workload import MODES, PADDINGS, Workload, setup, workload
 from fairkd_jax.launch import runtime
@@ -73,6 +81,9 @@ SERVE = flags.DEFINE_bool("serve", False, "Time blocks of steps as standard inpu
 TABLE = flags.DEFINE_bool("table", False, "Every preset, each in a process of its own.")
 ROW = flags.DEFINE_bool("row", False, "One row of the table, as JSON.")
 JSON = flags.DEFINE_bool("json", False, "With --table: each row as a line of JSON too.")
+DATA = flags.DEFINE_enum("data", None, ["read", "wait", "padding"], "What data cost.")
+ROWS = flags.DEFINE_integer("rows", 393_000, "Pairs, with --data=read.", lower_bound=1000)
+PAIRS = flags.DEFINE_string("pairs", None, "A file of nli_files, with --data=padding.")
 flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE, TABLE, ROW])
 
 flags.adopt_module_key_flags(runtime)
@@ -84,6 +95,9 @@ def main(argv: list[str]) -> None:
         print_table(argv)
         return
     mesh = runtime.start()
+    if DATA.value:
+        print_data(mesh)
+        return
     work = asked(32)
     how = STEP.value, PARALLEL.value
     steps, warmup = numbers_of_steps(20, 3)
@@ -99,6 +113,23 @@ def main(argv: list[str]) -> None:
         result = measure.measure(setup(work), mesh, *how, steps, warmup)
     if jax.process_index() == 0:
         print(json.dumps(result), flush=True)
+
+
+def print_data(mesh: Mesh) -> None:
+    """One line for each thing that was measured."""
+    length = flags.FLAGS.seq or 128
+    if DATA.value == "read":
+        found = [data.first_and_second(ROWS.value, length)]
+    elif DATA.value == "wait":
+        found = data.waits(mesh, STEPS_TIMED.value or 60)
+    else:
+        if not PAIRS.value:
+            raise ValueError("--data=padding needs --pairs=FILE: .tsv, .csv or .jsonl of pairs")
+        rounds = STEPS_TIMED.value or 12
+        file = pathlib.Path(PAIRS.value).absolute()
+        found = [data.paddings(mesh, file, length, flags.FLAGS.batch or 32, rounds)]
+    for line in found:
+        print(json.dumps(line | data.describe()), flush=True)
 
 
 def asked(batch: int) -> Workload:

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from fairkd_jax import registry
+from fairkd_jax.data.device import decoded_view
 from fairkd_jax.models import weights
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.registry import UnknownName
@@ -180,7 +181,7 @@ class Net:
             )
         module = nnx.merge(_graph(self), variables["params"], variables["stats"])
         tape = Tape(save, dict(edits or {}), train=train, key=key)
-        inputs = jax.tree.map(jnp.asarray, batch["views"][self.view])  # numpy outside of jit
+        inputs = jax.tree.map(jnp.asarray, decoded_view(batch["views"][self.view]))
         outputs = module(inputs, tape)
         stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
         return (

@@ -35,7 +35,7 @@ from fairkd_jax.data import mixture, strength
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study.borrow import borrowed
 from fairkd_jax.study.reads import sealed, sealed_alone
-from fairkd_jax.train import loop
+from fairkd_jax.train import drawn, loop
 from fairkd_jax.train.step import input_of, table_of
 
 NO_DISTILLATION = ({"name": "none"},)
@@ -195,7 +195,7 @@ def _distilled(experiment: Experiment, debias: Plugin, teachers: Mapping[str, St
         config=dataclasses.replace(base.config, distill=experiment.distill, mix=mix),
     )
     reads = {m.reads for m in methods}
-    changes = loop.changes_inputs(base.config.data, method)
+    changes = drawn.changes_inputs(base.config.data, method)
     for name, teacher in teachers.items():
         if "inside" in reads or (changes and reads != {"nothing"}):
             stage = stage.hang(**{input_of(name): teacher})

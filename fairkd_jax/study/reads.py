@@ -8,11 +8,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from fairkd_jax import files, registry
+from fairkd_jax import files, registry, sources
 from fairkd_jax.config import Data, Plugin, Stage, TrainStage
 from fairkd_jax.files import Changed
 from fairkd_jax.models import weights
-from fairkd_jax.study import borrow, sources
+from fairkd_jax.study import borrow
 from fairkd_jax.types import Path
 
 CODE = "code "  # how names of files of code begin

@@ -225,11 +225,15 @@ def _validate(
     return scalars, (value, found["acc_avg"])
 
 
-def _batches(source: pipeline.Source, batch_size: int, place: Place) -> Iterator[Batch]:
+def _batches(
+    source: pipeline.Source, batch_size: int, place: Place, *nets: Net, in_order: bool = False
+) -> Iterator[Batch]:
     """This process's rows of every example, loaded ahead, in batches that divide over the mesh."""
     batches = pipeline.eval_batches(
         source,
         sharding.divisible(batch_size, place.mesh),
+        views={net.view for net in nets},
+        in_order=in_order,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -240,7 +244,7 @@ def _score(
     net: Net, variables: Any, opened: Any, split: str, spec: Any, batch_size: int, place: Place
 ) -> tuple[Sums, Any]:
     source = opened.source(split, spec)
-    batches = _batches(source, batch_size, place)
+    batches = _batches(source, batch_size, place, net)
     sums = evaluate(
         net,
         variables,
@@ -256,10 +260,9 @@ def _table(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config, source_stage = stage.config, stage.inputs["net"]
     source = pipeline.open_data(source_stage.config.data).drawn(config.split, config.augment)
-    batches = _batches(source, config.batch_size, place)
-    identity, columns = predict_columns(
-        *place.net(source_stage), batches, config.columns, place.put
-    )
+    net, variables = place.net(source_stage)
+    batches = _batches(source, config.batch_size, place, net)
+    identity, columns = predict_columns(net, variables, batches, config.columns, place.put)
     if jax.process_index() == 0:
         about = {"net": source_stage.identity, "split": config.split}
         write_table(folder / "table", identity, columns, about)
@@ -302,10 +305,13 @@ def _compare(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config, first = stage.config.compare, stage.inputs["first"]
     source = pipeline.open_data(first.config.data).source(config.split)
-    batches = _batches(source, config.batch_size, place)
+    nets = place.net(first), place.net(stage.inputs["second"])
+    # the first of each kind are compared, and these are to be no shorter than others
+    both = (net for net, _ in nets)
+    batches = _batches(source, config.batch_size, place, *both, in_order=True)
     result = compare_nets(
-        *place.net(first),
-        *place.net(stage.inputs["second"]),
+        *nets[0],
+        *nets[1],
         batches,
         aligned=np.asarray(source.split.info.aligned).reshape(-1),
         first_taps=config.first,

@@ -11,6 +11,7 @@ from fairkd_jax import registry
 from fairkd_jax.data.augmentation import Augmentation
 from fairkd_jax.data.dataset import DataSet, Info, Split, draws, make_split
 from fairkd_jax.data.mixture import Mixture
+from fairkd_jax.data.source import Source
 
 RETURNED = ("attribute", "partner_label", "label_weight")  # by a change, beside raw columns
 PEOPLE = ("baker", "sailor", "nurse", "poet")
@@ -83,7 +84,9 @@ def mixtures(plugin, one, sets):
     found = []
     for dataset in datasets:
         with contextlib.suppress(ValueError):  # an augmentation of images, a set of texts
-            found.append((dataset, Mixture(dataset.load("train"), {}, dataset, {"one": one})))
+            found.append(
+                (dataset, Mixture(Source(dataset.load("train"), {}), dataset, {"one": one}))
+            )
     assert found, f"none of these sets has what the augmentation reads: {datasets}"
     return found
 
@@ -115,7 +118,7 @@ def test_what_cannot_be_is_refused(one, plugin):
     bare = Split({k: train.columns[k] for k in ("label", "attribute", "group", "id")}, train.info)
     for column in one.needs[:1]:
         with pytest.raises(ValueError, match=f"raw column {column!r}"):
-            Mixture(bare, {}, dataset, {"one": one})
+            Mixture(Source(bare, {}), dataset, {"one": one})
 
 
 def test_extra_examples_are_sound_and_the_same_at_every_call(one, mixtures):
@@ -124,7 +127,7 @@ def test_extra_examples_are_sound_and_the_same_at_every_call(one, mixtures):
         if one.changes_inputs:
             assert split is train and not mixed.pools
             continue
-        again = Mixture(train, {}, dataset, {"one": one}).split
+        again = Mixture(Source(train, {}), dataset, {"one": one}).split
         for name, column in split.columns.items():
             np.testing.assert_array_equal(column[:], again.columns[name][:], err_msg=name)
             assert column.dtype == train.columns.get(name, np.float32(0)).dtype, name

@@ -1,6 +1,7 @@
 """`metrics.jsonl`: one JSON object a line, `{"step": 50, "train/loss": 0.31}`; process 0 writes.
 
-What is of training is a mean over the steps since the line before. It is a log and decides nothing:
+What is of training is a mean over the steps since the line before; "time/data_wait" is the share of
+their time for which the devices waited for data. It is a log and decides nothing:
 a resumed run takes its lines, and the sums on their way, from the checkpoint.
 """
 
@@ -18,6 +19,7 @@ from fairkd_jax import files
 from fairkd_jax.train.trackers import Tracker
 from fairkd_jax.types import Path
 
+TIMES = "time/"  # how names of what was timed begin
 EVERY = 5.0  # seconds between writes on the way
 
 
@@ -74,5 +76,6 @@ def progress(**options: Any) -> tqdm:
 
 
 def read(path: Path) -> list[dict]:
-    """All lines of a finished run; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """All lines of a finished run, without times, in which equal runs differ; [] for no file."""
+    lines = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines]

@@ -7,6 +7,7 @@ checkpoint at step s means that everything up to s was checked, logged and valid
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,14 +18,14 @@ from jax.sharding import Mesh
 
 from fairkd_jax import processes, registry, sharding
 from fairkd_jax.config import Data, Train, TrainStage
-from fairkd_jax.data import mixture, pipeline
+from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import Table
-from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net, make_net
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.train import log, optim, start
+from fairkd_jax.train import drawn, log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
+from fairkd_jax.train.feed import Feed
 from fairkd_jax.train.step import (
     Methods,
     Program,
@@ -38,7 +39,7 @@ from fairkd_jax.train.step import (
     teachers_of,
 )
 from fairkd_jax.train.trackers import Tracker
-from fairkd_jax.types import Now, Path, TrainState
+from fairkd_jax.types import Path, TrainState
 
 SCOPES = ("total", "task")
 
@@ -70,13 +71,6 @@ def net_of(data: Data, model: Mapping[str, Any]) -> Net:
     """The net of a model's config for the labels and the views of a data config."""
     opened = pipeline.open_data(data)
     return make_net(model, len(opened.dataset.info.label_names), opened.facts)
-
-
-def changes_inputs(data: Data, debias: Debiaser) -> bool:
-    """Do nets in training see other inputs than those of which a table holds the answers?"""
-    views = [registry.build("views", spec) for spec in data.views.values()]
-    views += mixture.build(data.augment).values()
-    return debias.changes_inputs or any(view.changes_inputs for view in views)
 
 
 def settled(config: TrainStage) -> TrainStage:
@@ -144,13 +138,13 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         raise ValueError(f"distill {[d['name'] for d in config.distill]} needs a teacher")
     if "inside" in reads and None in teachers.values():
         raise ValueError("a distiller that reads inside the teacher needs it live, not its table")
-    if reads and None in teachers.values() and changes_inputs(config.data, methods.debias):
+    if reads and None in teachers.values() and drawn.changes_inputs(config.data, methods.debias):
         raise ValueError(
             f"debias {config.debias['name']!r}, a view of {[*config.data.views]} or an "
             f"augmentation of {[*config.data.augment]} changes inputs at random: a table of the "
             "teacher's answers is of others, so the teacher must run live"
         )
-    _check_mixing(config, methods.debias)
+    drawn.check_mixing(config, methods.debias)
     opened = pipeline.open_data(config.data)
     student = net_of(config.data, config.model)
     program = Program(
@@ -158,62 +152,17 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         rule=optim.rule_of(config.optim, train.trainable, student.architecture.order()),
         teachers=tuple(sorted(teachers.items())) if reads else (),
         num_attributes=len(opened.dataset.info.attribute_names),
-        num_examples=_largest_id(opened) + 1,
+        num_examples=drawn.largest_id(opened) + 1,
         accumulate=train.accumulate,
         deterministic=train.deterministic,
     )
+    drawn.check_resident(config)
     source = opened.drawn()
     for net in (program.student, *filter(None, teachers.values())):
         source.require(net.view, net.architecture.rows())
     if found := weights.split(config.model)[1]:
         start.check_published(config.data, program.student, found)
     return program, jax.tree.map(np.float32, methods)
-
-
-def _check_mixing(config: TrainStage, debias: Debiaser) -> None:
-    """Raises ValueError where an example would be mixed twice, or a table knows it unmixed."""
-    built = mixture.build(config.data.augment)
-    for name in (k for k, one in built.items() if one.mixes):
-        place, method = f"data.augment.{name}", f"debias {config.debias['name']!r}"
-        if debias.changes_inputs:
-            raise ValueError(f"{place} mixes examples and so does {method}: leave out one of them")
-        if debias.tables:
-            raise ValueError(
-                f"{place} mixes two examples, and {method} reads tables {debias.tables} that tell "
-                "of each by itself: leave out one of them"
-            )
-
-
-def _largest_id(opened: pipeline.Opened) -> int:
-    """Of the whole split, whatever part is trained on, and of what is added to it."""
-    splits = opened.train, opened.drawn().split
-    return max(int(split.columns["id"].max()) for split in splits)
-
-
-def _batches(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) -> Any:
-    return pipeline.train_batches(
-        pipeline.open_data(config.data).drawn(),
-        seed=config.seed,
-        steps=max(config.train.steps, 1),  # one at least, to know shapes by
-        batch_size=config.train.batch_size,
-        sampler=config.data.sampler,
-        tables=tables,
-        hide_attributes=not methods.debias.sees_attributes,
-        augment=not config.train.deterministic,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
-def _now(config: TrainStage, methods: Methods) -> Now:
-    """What is true of the whole run; no counts by group for a method that may not see them."""
-    source = pipeline.open_data(config.data).drawn()
-    mixed, split = isinstance(source, mixture.Mixture), source.split
-    groups = source.counts(config.train.batch_size) if mixed else split.counts()
-    groups = np.ceil(groups).astype(np.float32)
-    labels = groups.reshape(len(split.info.label_names), -1).sum(axis=1)
-    groups = groups if methods.debias.sees_attributes else np.full_like(groups, np.nan)
-    return Now(np.float32(config.train.steps), groups, labels)
 
 
 def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
@@ -223,14 +172,15 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
     """
     config = settled(config)
     program, methods = build(config, teachers)
-    batch = _batches(config, methods, {})[0]
+    drawn.batches(config, methods, program, {})  # may its padding and its sampler be?
+    batch = drawn.batches(config, methods, program, {}, padding="fixed")[0]
     rows, classes = len(batch["label"]), program.student.num_classes
     batch["tables"] = {
         table_of(name): {"logits": np.zeros((rows, classes), np.float32)}
         for name, net in program.teachers
         if net is None
     }
-    spec = make_spec(program, methods, _now(config, methods), batch)
+    spec = make_spec(program, methods, drawn.now_of(config, methods), batch)
     methods.debias.check(spec)
     for distiller in methods.distill:
         distiller.check(spec)
@@ -274,12 +224,13 @@ def run(
     program, methods = build(config, live | tabled)
     methods.debias.check_tables({k: t.columns for k, t in inputs.tables.items()})
 
-    batches = _batches(config, methods, inputs.tables)
+    batches = drawn.batches(config, methods, program, inputs.tables, resident=config.data.resident)
+    shapes = drawn.batches(config, methods, program, inputs.tables, padding="fixed")
     rates = optim.learning_rates(config.optim, train.steps)
     numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
-    constants = methods, numbers, _now(config, methods), np.uint32(config.seed)
+    constants = methods, numbers, drawn.now_of(config, methods), np.uint32(config.seed)
     methods, numbers, now, seed = sharding.put_replicated(constants, mesh)
-    first = sharding.put_batch(batches[0], mesh)
+    first = sharding.put_batch(shapes[0], mesh)  # of one shape, whatever the seed draws
     state = fresh_state(program, mesh, methods, numbers, now, first, seed)
     state = start.from_published(state, program.student, config)
     if inputs.start is not None:
@@ -309,10 +260,22 @@ def run(
         )
         step = compile_step(program, mesh)
         teachers = {k: v for k, (_, v) in inputs.teachers.items()}
-        stream = pipeline.prefetched(batches, begun)
         pending: list[dict] = []
+
+        everything = drawn.resident_of(shapes[0], config, inputs.tables, mesh)
+
+        def send(i: int) -> tuple:
+            batch, rate = sharding.put_step(batches[i], rates[i], mesh)
+            return (batch if everything is None else (everything, batch)), rate
+
+        def idle() -> bool:
+            return not pending or pending[-1]["loss"].is_ready()
+
+        feed = stack.enter_context(Feed(send, begun, train.steps))
+        spent = 0.0  # seconds since the last line of the log, without validation and checkpoints
         for done in range(begun + 1, train.steps + 1):
-            batch, rate = sharding.put_step(next(stream), rates[done - 1], mesh)
+            start_of_step = time.perf_counter()
+            batch, rate = feed.take(idle)
             numbers = numbers.replace(learning_rate=rate)
             state, metrics = step(state, methods, numbers, now, batch, teachers, seed)
             pending.append(metrics)
@@ -330,9 +293,12 @@ def run(
                     writer.flush()  # how it came to that
                     raise
                 pending = []
+            spent += time.perf_counter() - start_of_step
             if logs:
                 scalars = means.take()
-                writer.write_scalars(done, {f"train/{k}": v for k, v in scalars.items()})
+                share, spent, feed.waited = feed.waited / spent, 0.0, 0.0
+                times = {"time/data_wait": round(share, 4)}
+                writer.write_scalars(done, {f"train/{k}": v for k, v in scalars.items()} | times)
                 rate = (bar.format_dict["rate"] or 0) * train.batch_size
                 bar.set_postfix(loss=f"{scalars['loss']:.3f}", examples=f"{rate:.0f}/s")
             if validation and (last or (train.eval_every and done % train.eval_every == 0)):

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from fairkd_jax import sharding
 from fairkd_jax.config import Mix
+from fairkd_jax.data.device import decoded
 from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.distill.base import Distiller
 from fairkd_jax.losses import labelled, masked_mean
@@ -276,7 +277,7 @@ def train_step(
     methods: Methods,
     numbers: optim.Numbers,
     now: Now,
-    batch: Batch,
+    batch: Batch | tuple,
     teachers: dict[str, Any],
     seed: Array,
     mesh: Mesh | None = None,
@@ -289,7 +290,7 @@ def train_step(
     With `accumulate` = k the gradient is the mean over k micro-batches, weighted by their real
     rows; micro-batches are unrolled, for a convolution's weight gradient inside a scan is slow.
     """
-    key = jax.random.fold_in(_stream(seed, STEPS), state.step)
+    key, batch = jax.random.fold_in(_stream(seed, STEPS), state.step), decoded(batch)
     gather = functools.partial(sharding.whole, mesh=mesh) if mesh else lambda tree: tree
     gradient = jax.grad(lambda params, *rest: _loss(gather(params), *rest), has_aux=True)
     teachers = gather(teachers)

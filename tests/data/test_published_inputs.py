@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from fairkd_jax.data import subwords
+from fairkd_jax.data.device import decoded_view
 from fairkd_jax.data.sets.colored_digits import ColoredDigits
 from fairkd_jax.data.views.image import Image
 from fairkd_jax.data.views.unigram import Unigram
 from fairkd_jax.data.views.wordpiece import Wordpiece
+from fairkd_jax.types import Inputs
 from tests.data.test_text import files, lower_casing_unigram, pairs
 
 pytestmark = pytest.mark.quick
@@ -229,5 +231,6 @@ def test_exported_settings_of_images_are_those_of_transformers(tmp_path):
     processor = ViTImageProcessor.from_pretrained(str(tmp_path))
     images = train.columns["image"][:4]
     theirs = processor(list(images), return_tensors="np")["pixel_values"]
-    got = encoder.encode({"image": images})["pixels"]
+    inputs = Inputs(encoder.encode({"image": images}), "", encoder.scaling)
+    got = decoded_view(inputs)["pixels"]
     np.testing.assert_allclose(theirs.transpose(0, 2, 3, 1), got, atol=1e-5)

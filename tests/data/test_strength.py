@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fairkd_jax.config import Data, as_config_dict, content_of, parse
-from fairkd_jax.data import pipeline, strength
+from fairkd_jax.data import pipeline, source, strength
 from fairkd_jax.data.dataset import Info, make_split
 from fairkd_jax.data.pipeline import eval_batches, open_data, train_batches
 from fairkd_jax.data.strength import Strength, chosen
@@ -176,10 +176,12 @@ def test_values_that_none_can_have_are_refused(knobs, told):
 def test_only_training_sees_less_and_shares_what_is_encoded(monkeypatch):
     encoded = []
     whole = open_data(Data(set=DIGITS)).source("train")
-    monkeypatch.setattr(pipeline.Source, "_keep", lambda *a: encoded.append(a))
+    whole.view("image")
+    monkeypatch.setattr(source, "encoded", lambda *a: encoded.append(a))
     data = Data(set=DIGITS, fraction=0.25, label_noise=0.2, strength_seed=3)
     opened = open_data(data)
     part = opened.source("train")
+    part.view("image")
     assert part is opened.source("train") and not encoded
     assert opened.train is open_data(Data(set=DIGITS)).train  # on which views are fitted
     rows, _ = chosen(whole.split, strength.of(data))

@@ -6,16 +6,19 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from fairkd_jax.data.dataset import Info, draws, make_split
+from fairkd_jax.data.device import decoded
 from fairkd_jax.data.sets.colored_digits import ColoredDigits
 from fairkd_jax.data.sets.template_nli import TemplateNli
 from fairkd_jax.data.views.image import Image
 from fairkd_jax.data.views.unigram import Unigram
 from fairkd_jax.data.views.wordpiece import Wordpiece
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Inputs
 
 pytestmark = pytest.mark.quick
 
@@ -29,10 +32,20 @@ def texts(**columns):
     return make_split(INFO, np.arange(n) % 2, np.zeros(n, int), **arrays)
 
 
-def test_pixels_are_normalised():
+def on_device(encoder, columns):
+    """The pixels that nets see."""
+    inputs = Inputs(encoder.encode(columns), "", encoder.scaling)
+    assert inputs["pixels"].dtype == np.uint8
+    found = jax.jit(decoded)({"views": {"image": inputs}})
+    again = decoded(found)["views"]["image"]["pixels"]
+    np.testing.assert_array_equal(again, found["views"]["image"]["pixels"])
+    return np.asarray(again)
+
+
+def test_pixels_are_normalised_on_the_device():
     train = ColoredDigits().load("train")
     encoder = Image().fit(train)
-    pixels = encoder.encode(train.columns)["pixels"]
+    pixels = on_device(encoder, train.columns)
     assert pixels.dtype == np.float32
     assert (pixels.min(), pixels.max()) == (-1, 1)
     assert {k: encoder.facts[k] for k in ("height", "width", "channels")} == {
@@ -41,7 +54,7 @@ def test_pixels_are_normalised():
         "channels": 3,
     }
     assert encoder.facts["identity"] != Image(mean=(0.4,)).fit(train).facts["identity"]
-    measured = Image(mean=(), std=()).fit(train).encode(train.columns)["pixels"]
+    measured = on_device(Image(mean=(), std=()).fit(train), train.columns)
     measured = measured.reshape(-1, 3)[:, :2].astype(np.float64)  # blue is always 0
     np.testing.assert_allclose(measured.mean(0), 0, atol=1e-5)  # constants have 6 digits
     np.testing.assert_allclose(measured.std(0), 1, atol=1e-5)
@@ -51,6 +64,8 @@ def test_an_image_view_refuses_what_it_was_not_fitted_to():
     train = ColoredDigits().load("train")
     with pytest.raises(ValueError, match=r"\(8, 8, 3\).*\(16, 16, 3\)"):
         Image().fit(train).encode(ColoredDigits(image_size=8).load("test").columns)
+    with pytest.raises(ValueError, match=r"float32.*uint8"):
+        Image().fit(train).encode({"image": train.columns["image"].astype(np.float32)})
     with pytest.raises(UnknownName, match="image"):
         Image().fit(TemplateNli(train=40, eval=8).load("train"))
     with pytest.raises(ValueError, match="3 channels"):

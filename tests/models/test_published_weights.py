@@ -10,10 +10,12 @@ from conftest import DATA
 from PIL import Image as Picture
 
 from fairkd_jax.data.dataset import Info, make_split
+from fairkd_jax.data.device import decoded_view
 from fairkd_jax.data.views.image import Image
 from fairkd_jax.data.views.wordpiece import Wordpiece
 from fairkd_jax.models import pretrained
 from fairkd_jax.models.net import make_net
+from fairkd_jax.types import Inputs
 
 SENTENCES = (
     "A man is playing a guitar on stage.",
@@ -144,6 +146,7 @@ def test_cifar_resnets_are_as_accurate_as_measured_with_the_authors_code(cifar10
 
     found = 0
     for i in range(0, len(label), 250):
-        pixels = encoder.encode({"image": images[i : i + 250]})["pixels"]
+        arrays = encoder.encode({"image": images[i : i + 250]})
+        pixels = decoded_view(Inputs(arrays, "", encoder.scaling))["pixels"]
         found += int(correct(variables, pixels, label[i : i + 250]))
     assert abs(found / len(label) - ACCURACY[depth]) <= 0.003

@@ -5,9 +5,8 @@ import sys
 
 import pytest
 
-from fairkd_jax import files, registry
+from fairkd_jax import files, registry, sources
 from fairkd_jax.registry import Faulty, UnknownName
-from fairkd_jax.study import sources
 
 pytestmark = pytest.mark.quick
 

@@ -32,6 +32,7 @@ ADDED = {  # what a command contains: flags that make it small; the last of two 
     "launch/report.py": "--workdir=runs/temperature",
     "launch/data.py": "--part",  # of an archive of a few pairs
     "--verify": "--workdir=runs/temperature",
+    "--data=read": "--rows=1000 --seq=16",
     "--mode=kd_table": TINY,
     "--mode=erm": TINY,
     "--compile_only": f"{TINY} --fake_devices=4 --fsdp=2 --batch=4",
@@ -49,7 +50,7 @@ SAID = {  # what a command contains: what it then says
     "launch/report.py": "report: ",
     "launch/data.py": "train 42 examples, matched 42 examples",
     "--verify": " 0 damaged",
-    "launch/benchmark.py": "resnet|examples_per_s|ratio|bytes",
+    "launch/benchmark.py": "resnet|examples_per_s|ratio|bytes|second_start_s",
 }
 SMALLER = """
 import dataclasses

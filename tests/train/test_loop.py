@@ -90,7 +90,9 @@ def test_the_log_has_means_over_its_window_which_trackers_are_told(tmp_path):
         for name in line.keys() - {"step"}:
             want = np.mean([one[name] for one in each[3 * i : 3 * i + 3]])
             np.testing.assert_allclose(line[name], want, rtol=1e-12, err_msg=name)
+    waits = [line.pop("time/data_wait") for line in memory.lines]
     assert memory.lines == means and not memory.open
+    assert all(0 <= wait <= 1 for wait in waits)
 
 
 def test_tensorboard_is_told_what_is_logged(tmp_path):

@@ -1,4 +1,4 @@
-"""Images as normalised float32 pixels."""
+"""Images as bytes that the device normalises."""
 
 import dataclasses
 import hashlib
@@ -17,6 +17,7 @@ from fairkd_jax.recipe import later
 PREPROCESSOR = "preprocessor_config.json"  # of transformers
 HALF = [0.5] * 3  # mean and deviation of the processors of ViT, DeiT and ConvNext (for ResNet)
 HALVES = r"(ViT|DeiT|ConvNext|ConvNeXT)(ImageProcessor|FeatureExtractor).*"
+SAMPLE = 5000  # images whose mean and deviation are measured
 OTHERWISE = ("do_flip_channel_order", "rescale_offset", "offset")  # done by some, not here
 
 
@@ -24,7 +25,9 @@ OTHERWISE = ("do_flip_channel_order", "rescale_offset", "offset")  # done by som
 class Image(View):
     """Pixels `(x / 255 - mean) / std`, channels last.
 
-    One number serves all channels, otherwise one a channel; none: measured on the training split.
+    One number serves all channels, otherwise one a channel; none: measured on the training split,
+    on 5,000 images spread evenly over it where there are more.
+    Bytes travel to the device, and become pixels there.
     In training an image may be moved and mirrored at random, as published recipes for CIFAR do.
     """
 
@@ -50,9 +53,11 @@ class Image(View):
             raise ValueError(f"image view: std = {self.std}, expected positive numbers")
         if self.crop < 0:
             raise ValueError(f"image view: crop = {self.crop}, expected pixels, from 0 on")
-        pixels = images.reshape(-1, channels)
-        mean = self.mean or (pixels.mean(0) / 255).round(6)
-        std = self.std or np.maximum(pixels.std(0) / 255, 1e-3).round(6)
+        mean, std = self.mean, self.std
+        if not (mean and std):
+            pixels = images[_sample(len(images))].reshape(-1, channels)
+            mean = mean or (pixels.mean(0) / 255).round(6)
+            std = std or np.maximum(pixels.std(0) / 255, 1e-3).round(6)
         mean, std = np.resize(mean, channels), np.resize(std, channels)
         return ImageEncoder(images.shape[1:], mean, std, self.crop, self.flip)
 
@@ -67,6 +72,11 @@ class Image(View):
         ):
             return {}
         return {name: tuple(values.round(6).tolist()) for name, values in found.items()}
+
+
+def _sample(rows: int) -> np.ndarray:
+    """At most SAMPLE row numbers, evenly spaced."""
+    return np.arange(rows) if rows <= SAMPLE else np.arange(SAMPLE) * rows // SAMPLE
 
 
 def _published(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
@@ -110,8 +120,8 @@ class ImageEncoder(Encoder):
     ):
         self.shape, self.mean, self.std = shape, np.asarray(mean), np.asarray(std)
         self.crop, self.flip = crop, flip
-        self.scale = (1 / (255 * std)).astype(np.float32)
-        self.shift = (-mean / std).astype(np.float32)
+        scale, shift = np.float32(1 / (255 * self.std)), np.float32(-self.mean / self.std)
+        self.scaling = (("pixels", tuple(scale.tolist()), tuple(shift.tolist())),)
         height, width, channels = shape
         identity = repr((shape, self.mean.tolist(), self.std.tolist()))
         self.facts = {
@@ -122,11 +132,14 @@ class ImageEncoder(Encoder):
         }
 
     def encode(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """{"pixels": float32 [n, Y, X, K]}. Raises ValueError for images of another shape."""
+        """{"pixels": uint8 [n, Y, X, K]}. Raises ValueError for images of another shape or type."""
         images = column(columns, "image")
         if images.shape[1:] != self.shape:
             raise ValueError(f"images of shape {images.shape[1:]}: the view is for {self.shape}")
-        return {"pixels": images * self.scale + self.shift}
+        pixels = np.asarray(images[:])
+        if pixels.dtype != np.uint8:
+            raise ValueError(f"images of {pixels.dtype}: the view reads bytes, uint8")
+        return {"pixels": pixels}
 
     def augment(
         self, arrays: dict[str, np.ndarray], ids: np.ndarray, seed: int, step: int
@@ -135,8 +148,8 @@ class ImageEncoder(Encoder):
         if not (self.crop or self.flip):
             return arrays
         (height, width, channels), crop = self.shape, self.crop
-        padded = np.empty((len(ids), height + 2 * crop, width + 2 * crop, channels), np.float32)
-        padded[:] = self.shift  # black
+        shape = len(ids), height + 2 * crop, width + 2 * crop, channels
+        padded = np.zeros(shape, arrays["pixels"].dtype)  # black
         padded[:, crop : crop + height, crop : crop + width] = arrays["pixels"]
 
         def cut(image: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ Unigram pieces (arXiv 1804.10959) as T5 reads them (arXiv 1910.10683): a pair is
 """
 
 import dataclasses
+import importlib.metadata
 import io
 import pathlib
 from typing import Any, ClassVar
@@ -46,18 +47,22 @@ class Unigram(View):
         if len(words) != len(names):
             raise ValueError(f"unigram view: label_words = {words} for labels {names}")
         prompt = text.parse_prompt(self.prompt)
-        texts = [t for some in text.texts(train.columns, prompt) for t in some]
+        text.texts({k: v[:1] for k, v in train.columns.items()}, prompt)  # are they there?
         if self.tokenizer:
             tokens = subwords.read(self.tokenizer, KIND)
         else:
             targets = [words[label] for label in train.columns["label"]]  # T5 writes these
-            trained = _train([*texts, *targets], self.vocab_size)
-            tokens = subwords.finish(KIND, trained, KIND.special, "the tokenizer trained here")
+            key = [train.key, prompt, words, self.vocab_size, _version()]
+            tokens = subwords.trained(
+                KIND,
+                key,
+                lambda: _train([*text.every_text(train, prompt), *targets], self.vocab_size),
+            )
         label_tokens = tuple(tuple(tokens.tokenizer.encode(word).ids) for word in words)
         if len(set(label_tokens)) < len(words):
             raise ValueError(f"unigram view: labels {words} read alike, as tokens {label_tokens}")
         encoder = text.TextEncoder(tokens, prompt, self.length, label_tokens=label_tokens)
-        encoder.check_known(train.columns)
+        encoder.check_known(train)
         return encoder
 
     def reads(self) -> dict[str, pathlib.Path]:
@@ -65,6 +70,10 @@ class Unigram(View):
 
     def options_for(self, folder: pathlib.Path, encoder: Encoder) -> dict[str, Any] | None:
         return subwords.options_for(folder, KIND, encoder.facts["identity"])
+
+
+def _version() -> str:
+    return importlib.metadata.version("sentencepiece")
 
 
 def _train(texts: list[str], vocab_size: int) -> Any:

@@ -6,6 +6,7 @@ WordPiece as BERT reads it (arXiv 1810.04805): lower-cased if trained here, gree
 
 import dataclasses
 import pathlib
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from fairkd_jax.data import subwords, text
@@ -46,14 +47,16 @@ class Wordpiece(View):
 
     def fit(self, train: Split) -> text.TextEncoder:
         prompt = text.parse_prompt(self.prompt)
-        texts = [t for some in text.texts(train.columns, prompt) for t in some]
+        text.texts({k: v[:1] for k, v in train.columns.items()}, prompt)  # are they there?
         if self.tokenizer:
             tokens = subwords.read(self.tokenizer, KIND)
         else:
-            trained = _train(texts, self.vocab_size)
-            tokens = subwords.finish(KIND, trained, KIND.special, "the tokenizer trained here")
+            key = [train.key, prompt, self.vocab_size]
+            tokens = subwords.trained(
+                KIND, key, lambda: _train(lambda: text.every_text(train, prompt), self.vocab_size)
+            )
         encoder = text.TextEncoder(tokens, prompt, self.length)
-        encoder.check_known(train.columns)
+        encoder.check_known(train)
         return encoder
 
     def reads(self) -> dict[str, pathlib.Path]:
@@ -63,7 +66,7 @@ class Wordpiece(View):
         return subwords.options_for(folder, KIND, encoder.facts["identity"])
 
 
-def _train(texts: list[str], vocab_size: int) -> Any:
+def _train(texts: Callable[[], Iterable[str]], vocab_size: int) -> Any:
     """A WordPiece tokenizer, the same for the same texts.
 
     The library's trainer numbers continuations ("##a") in the order of a hash map, which differs
@@ -73,13 +76,13 @@ def _train(texts: list[str], vocab_size: int) -> Any:
     library = subwords.library()
     learner = _pipeline(library, {})
     normalise = learner.normalizer.normalize_str
-    letters = sorted({letter for some in texts for letter in normalise(some)} - {" "})
+    letters = sorted({letter for some in texts() for letter in normalise(some)} - {" "})
     trainer = library.trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         special_tokens=[*SPECIAL, *letters, *(f"##{letter}" for letter in letters)],
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
+    learner.train_from_iterator(texts(), trainer)
     tokenizer = _pipeline(library, learner.get_vocab())
     tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer

@@ -1,0 +1,99 @@
+"""What a run reads: its batches, what is true of all of them, a split that lives on the devices."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from fairkd_jax import registry, sharding
+from fairkd_jax.config import Data, TrainStage
+from fairkd_jax.data import mixture, pipeline
+from fairkd_jax.data.resident import Resident, resident
+from fairkd_jax.data.tables import Table
+from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.train.step import Methods, Program
+from fairkd_jax.types import Batch, Now
+
+
+def changes_inputs(data: Data, debias: Debiaser) -> bool:
+    """Do nets in training see other inputs than those of which a table holds the answers?"""
+    views = [registry.build("views", spec) for spec in data.views.values()]
+    views += mixture.build(data.augment).values()
+    return debias.changes_inputs or any(view.changes_inputs for view in views)
+
+
+def check_mixing(config: TrainStage, debias: Debiaser) -> None:
+    """Raises ValueError where an example would be mixed twice, or a table knows it unmixed."""
+    built = mixture.build(config.data.augment)
+    for name in (k for k, one in built.items() if one.mixes):
+        place, method = f"data.augment.{name}", f"debias {config.debias['name']!r}"
+        if debias.changes_inputs:
+            raise ValueError(f"{place} mixes examples and so does {method}: leave out one of them")
+        if debias.tables:
+            raise ValueError(
+                f"{place} mixes two examples, and {method} reads tables {debias.tables} that tell "
+                "of each by itself: leave out one of them"
+            )
+
+
+def largest_id(opened: pipeline.Opened) -> int:
+    """Of the whole split, whatever part is trained on, and of what is added to it."""
+    splits = opened.train, opened.drawn().split
+    return max(int(split.columns["id"].max()) for split in splits)
+
+
+def check_resident(config: TrainStage) -> None:
+    """Raises ValueError where the host must make the batches."""
+    views = {k: registry.build("views", v).changes_inputs for k, v in config.data.views.items()}
+    drawn = [f"view {k!r}" for k, changes in views.items() if changes]
+    drawn = [] if config.train.deterministic else drawn
+    drawn += [f"augmentation {name!r}" for name in config.data.augment]
+    if config.data.resident and drawn:
+        raise ValueError(
+            f"data.resident: {drawn[0]} draws at random in training, which the host does: leave "
+            "data.resident at False"
+        )
+
+
+def batches(
+    config: TrainStage, methods: Methods, program: Program, tables: Mapping[str, Table], **how: Any
+) -> Any:
+    """All batches of a run, of the views that its nets read; `how` takes the place of options."""
+    options = dict(
+        padding=config.data.padding,
+        views={n.view for n in (program.student, *dict(program.teachers).values()) if n},
+        seed=config.seed,
+        steps=max(config.train.steps, 1),  # one at least, to know shapes by
+        batch_size=config.train.batch_size,
+        sampler=config.data.sampler,
+        tables=tables,
+        hide_attributes=not methods.debias.sees_attributes,
+        augment=not config.train.deterministic,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return pipeline.train_batches(pipeline.open_data(config.data).drawn(), **(options | how))
+
+
+def resident_of(
+    like: Batch, config: TrainStage, tables: Mapping[str, Table], mesh: Mesh
+) -> Resident | None:
+    """All rows of the split on every device, of what a batch holds, where the config asks it."""
+    if not config.data.resident:
+        return None
+    source = pipeline.open_data(config.data).source(config.data.split)
+    columns = like.keys() & {"label", "attribute", "group", "id"}
+    return sharding.put_replicated(resident(source, tables, like["views"], columns), mesh)
+
+
+def now_of(config: TrainStage, methods: Methods) -> Now:
+    """What is true of the whole run; no counts by group for a method that may not see them."""
+    source = pipeline.open_data(config.data).drawn()
+    mixed, split = isinstance(source, mixture.Mixture), source.split
+    groups = source.counts(config.train.batch_size) if mixed else split.counts()
+    groups = np.ceil(groups).astype(np.float32)
+    labels = groups.reshape(len(split.info.label_names), -1).sum(axis=1)
+    groups = groups if methods.debias.sees_attributes else np.full_like(groups, np.nan)
+    return Now(np.float32(config.train.steps), groups, labels)
