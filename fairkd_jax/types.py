@@ -23,6 +23,7 @@ Batch = dict[str, Any]
 "group"      int32 [B], label * A + attribute    }
 "id"         int32 [B], stable identity of the example within its split
 "real"       float32 [B], 1 for an example, 0 for a padding row
+"member"     bool [B, E], in which subpopulations it is: in evaluation alone, where the set has some
 "tables"     {table name: {column name: [B, ...]}}: columns that earlier stages wrote, joined by id
 "partner_label" int32 [B], "label_weight" float32 [B]: only where a method mixes two examples into
              one; `label` then counts `label_weight`, the partner's label the rest

@@ -4,9 +4,12 @@ FAIRKD_ORACLES and FAIRKD_DATA name folders of reference numbers and of real dat
 one skip, with the reason, where it is absent.
 """
 
+import functools
+import importlib
 import itertools
 import os
 import pathlib
+import tempfile
 
 import jax
 import pytest
@@ -18,6 +21,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
 
 from fairkd_jax import registry  # noqa: E402, once the hook is there
+from fairkd_jax.data import archives, preparing  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -40,11 +44,30 @@ NEEDS_FILES = {
 }
 
 
+PLACE = tempfile.TemporaryDirectory(prefix="fairkd_sets_")  # of this process, until it ends
+
+
 def set_spec(name: str) -> dict | None:
     """The config of a data set of ours; None where it reads files and there are none."""
-    if (name in NEEDS_FILES and DATA is None) or registry.plugin("sets", name).original:
+    if name in NEEDS_FILES and DATA is None:
         return None
+    if registry.plugin("sets", name).original:
+        return {"name": name, "data_dir": prepared(name)}
     return {"name": name, **NEEDS_FILES.get(name, {})}
+
+
+@functools.cache
+def prepared(name: str) -> str:
+    """Prepares a set of ours from the small files of `tests/layouts/NAME.py`; its `data_dir`.
+
+    `write(folder)` of that module writes them, in the form in which its authors distribute the set.
+    """
+    source, data_dir = (pathlib.Path(PLACE.name) / name / part for part in ("source", "data"))
+    source.mkdir(parents=True)
+    importlib.import_module(f"layouts.{name}").write(source)
+    original = registry.plugin("sets", name).original
+    preparing.prepare(original, archives.Source(source), str(data_dir), part=True)
+    return str(data_dir)
 
 
 TESTS = itertools.count(1)

@@ -45,6 +45,10 @@ class TarPath:
 AnyPath = Path | zipfile.Path | TarPath  # all that have `name` and `open("rb")`
 
 
+class Missing(ValueError):
+    """A file that is not there; the message names it."""
+
+
 class Source:
     """What lies below a folder or in an archive, .zip or .tar, by path from there."""
 
@@ -69,8 +73,8 @@ class Source:
     def file(self, *names: str) -> AnyPath:
         """The file of the first of these names that is there, in whatever folder.
 
-        A name may be a path from any folder on, with wildcards. Raises ValueError where none is
-        there, or where two of one name are.
+        A name may be a path from any folder on, with wildcards. Raises Missing where none is
+        there, ValueError where two of one name are.
         """
         for name in names:
             found = [p for n, p in self._files.items() if _is_called(n, name)]
@@ -81,7 +85,7 @@ class Source:
                 return found[0]
         there = ", ".join([*self._files][:10]) or "nothing"
         more = f" and {len(self._files) - 10} more" if len(self._files) > 10 else ""
-        raise ValueError(f"{self.path} holds no file {' or '.join(names)}; there is {there}{more}")
+        raise Missing(f"{self.path} holds no file {' or '.join(names)}; there is {there}{more}")
 
     def files(self, pattern: str) -> Mapping[str, AnyPath]:
         """All files of a pattern, by their own names, in the order of their paths."""

@@ -31,6 +31,8 @@ class Info:
     # label of this set -> labels of a net that count as it: {"non-entailment": ("neutral", ...)}
     expected_counts: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     # split -> examples by group, where the distribution is known: checked on loading
+    subpopulations: tuple[str, ...] = ()
+    # parts of a split that are scored beside its groups: an example may be in several, or in none
 
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -60,7 +62,8 @@ class Column(abc.ABC):
 class Split:
     """One split: columns of equal length N, with label, attribute, group and id.
 
-    Those four are arrays; a raw column may be a `Column`.
+    Those four are arrays; a raw column may be a `Column`. Where `info` names subpopulations, a
+    fifth is "member", bool [N, E]: which of them each example is in.
     """
 
     columns: Mapping[str, np.ndarray | Column]
@@ -75,6 +78,12 @@ class Split:
         """Examples by group, int64 [G]."""
         return np.bincount(self.columns["group"], minlength=len(self.info.group_names))
 
+    def member_counts(self) -> np.ndarray:
+        """Examples by subpopulation, int64 [E]."""
+        if not self.info.subpopulations:
+            return np.zeros(0, np.int64)
+        return self.columns["member"].sum(axis=0, dtype=np.int64)
+
 
 def make_split(
     info: Info,
@@ -85,15 +94,18 @@ def make_split(
     """A checked Split; `group` and, where it is not given, `id` are added here.
 
     Texts are best given as a list; they are kept as objects, since in an array of fixed width each
-    of them would take the room of the longest.
+    of them would take the room of the longest. `member`, of zeros and ones or truth values, is
+    given where `info` names subpopulations, and only there.
 
-    Raises ValueError for columns of different lengths, labels or attributes out of range, or
-    repeated ids.
+    Raises ValueError for columns of different lengths, labels or attributes out of range, repeated
+    ids, or a `member` that is not [N, E] of truth values.
     """
     label, attribute = np.asarray(label, np.int32), np.asarray(attribute, np.int32)
     identity = np.asarray(raw.pop("id", np.arange(len(label))), np.int32)
     group = label * len(info.attribute_names) + attribute
     columns = {"label": label, "attribute": attribute, "group": group, "id": identity}
+    if "member" in raw or info.subpopulations:
+        columns["member"] = _members(info, raw.pop("member", None), len(label))
     columns |= {k: _texts_as_objects(values) for k, values in raw.items()}
     lengths = {k: len(v) for k, v in columns.items()}
     if len(set(lengths.values())) != 1:
@@ -109,6 +121,24 @@ def make_split(
     if len(np.unique(identity)) != len(identity):
         raise ValueError("example ids repeat within a split")
     return Split(columns, info)
+
+
+def _members(info: Info, given: Any, rows: int) -> np.ndarray:
+    """The column "member" as truth values; ValueError for one that is not what `info` says."""
+    names = info.subpopulations
+    if len(set(names)) < len(names) or not all(names):
+        raise ValueError(f"subpopulations {names}: each needs a name of its own")
+    member = np.asarray(np.zeros(0) if given is None else given)
+    if member.shape != (rows, len(names)) or not names:
+        raise ValueError(
+            f"member {'is missing' if given is None else member.shape}, expected a truth value for "
+            f"each of {rows} examples and of {len(names)} subpopulations: {', '.join(names)}"
+        )
+    if member.dtype.kind not in "bui" or (
+        member.size and not 0 <= member.min() <= member.max() <= 1
+    ):
+        raise ValueError(f"member holds other values than truth values, or 0 and 1: {member.dtype}")
+    return member.astype(bool)
 
 
 def _texts_as_objects(values: np.ndarray | Column | Sequence[str]) -> np.ndarray | Column:

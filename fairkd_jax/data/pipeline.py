@@ -242,15 +242,18 @@ def eval_batches(
 ) -> grain.MapDataset:
     """Every example once, in order, in batches of one shape, sliced over processes as in training.
 
-    The last batch is filled with copies of the first example that have "real" 0.
+    The last batch is filled with copies of the first example that have "real" 0. Where the set
+    names subpopulations, batches have "member", which those of training never have.
     """
     mine = _slice(batch_size, process_index, process_count)
     joined = _join(source, tables or {})
+    scored = {k: v for k, v in source.split.columns.items() if k == "member"}
 
     def load(number: int) -> Batch:
         rows = (int(number) * batch_size + np.arange(batch_size))[mine]
-        real = rows < len(source)
-        return joined(np.where(real, rows, 0)) | {"real": real.astype(np.float32)}
+        real, rows = rows < len(source), np.where(rows < len(source), rows, 0)
+        member = {k: v[rows] for k, v in scored.items()}
+        return joined(rows) | member | {"real": real.astype(np.float32)}
 
     return grain.MapDataset.range(-(-len(source) // batch_size)).map(load)
 

@@ -36,7 +36,8 @@ class Original:
     key: str  # feature that names an example: no two of a split are equal
     citation: str
     published: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
-    # split -> "examples", or "feature=value", -> how many the literature reports
+    # split -> "examples", "feature=value" or "feature=value, other=value" -> how many of the
+    # authors' files the literature reports
     elsewhere: tuple[str, ...] = ()  # what TFDS calls the set: "snli", "glue/mnli"
 
 
@@ -50,7 +51,8 @@ class Records:
         if not there:
             raise UnknownName(split, f"split of {folder}:", builder.info.splits)
         self.folder, self.features = folder, builder.info.features
-        self._source = builder.as_data_source(split=there[0], decoders=_as_bytes(self.features))
+        self.written = builder.info.splits[there[0]].num_examples  # as the folder tells
+        self._source = builder.as_data_source(split=there[0], deserialize_method=_raw())
 
     def __len__(self) -> int:
         return len(self._source)
@@ -59,21 +61,27 @@ class Records:
         """The names that the numbers of a feature stand for."""
         return tuple(self._feature(feature).names)
 
-    def rows(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Examples as TFDS gives them, images as the bytes of their files."""
-        return self._source.__getitems__([int(row) for row in rows])
+    def rows(self, rows: Sequence[int] | np.ndarray, *wanted: str) -> list[tuple[Any, ...]]:
+        """Features of some examples: numbers, texts and the files of images as bytes.
+
+        "a/b" is b within a. Nothing else of an example is read, or decoded.
+        """
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        single = [not self._feature(name).shape for name in wanted]
+        found = []
+        for record in self._source.__getitems__([int(row) for row in rows]):
+            features = tf_example_pb2.Example.FromString(record).features.feature
+            found.append(tuple(_value(features[n], one) for n, one in zip(wanted, single)))
+        return found
 
     def columns(self, *wanted: str) -> dict[str, Any]:
         """Features of all examples: numbers as arrays, texts as lists. "a/b" is b within a."""
         found: dict[str, list] = {name: [] for name in wanted}
-        for name in wanted:
-            self._feature(name)
         for start in range(0, len(self), AT_ONCE):
-            for row in self.rows(range(start, min(start + AT_ONCE, len(self)))):
-                for name, values in found.items():
-                    values.append(
-                        functools.reduce(lambda part, key: part[key], name.split("/"), row)
-                    )
+            for row in self.rows(range(start, min(start + AT_ONCE, len(self))), *wanted):
+                for values, value in zip(found.values(), row):
+                    values.append(value)
         return {name: _as_column(values) for name, values in found.items()}
 
     def has(self, feature: str) -> bool:
@@ -103,7 +111,15 @@ class Texts(Column):
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         rows = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
-        return np.array([row[self.feature].decode() for row in self.records.rows(rows)], object)
+        found = self.records.rows(rows, self.feature)
+        return np.array([text.decode() for (text,) in found], object)
+
+
+def _value(feature: Any, single: bool) -> Any:
+    """What TFDS keeps of a feature: one value, or a list of them."""
+    kind = feature.WhichOneof("kind")
+    values = getattr(feature, kind).value if kind else []
+    return values[0] if single or kind == "bytes_list" else np.array(values)
 
 
 def _as_column(values: list) -> Any:
@@ -155,9 +171,8 @@ def _builder(folder: str) -> Any:
     return tfds.builder_from_directory(folder)
 
 
-def _as_bytes(features: Mapping[str, Any]) -> dict[str, Any] | None:
-    """For TFDS: images stay as the bytes of their files."""
+def _raw() -> Any:
+    """For TFDS: examples as they are stored, of which a reader takes what it wants."""
     import tensorflow_datasets as tfds
 
-    images = [k for k, v in features.items() if isinstance(v, tfds.features.Image)]
-    return {name: tfds.decode.SkipDecoding() for name in images} or None
+    return tfds.decode.DeserializeMethod.RAW_BYTES

@@ -7,20 +7,34 @@ killed leaves a folder that the next one starts over.
 import collections
 import contextlib
 import io
-from collections.abc import Iterator, Mapping
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fairkd_jax import buckets, files
-from fairkd_jax.data.archives import Source
-from fairkd_jax.data.prepared import Example, Original, folder_of
+from fairkd_jax.data.archives import Missing, Source
+from fairkd_jax.data.prepared import Example, Original, Records, folder_of
+from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
 
+Examples = Iterable[tuple[str, Example]]
+Watch = Callable[[str, int | None, Examples], Examples]  # (split, how many if known, examples)
 
-def prepare(original: Original, source: Source, data_dir: str, *, part: bool = False) -> Path:
+
+def prepare(
+    original: Original,
+    source: Source,
+    data_dir: str,
+    *,
+    part: bool = False,
+    watch: Watch = lambda split, total, examples: examples,
+) -> Path:
     """Writes the folder unless it is there, and returns it.
 
-    `part`: fewer examples than the literature reports are taken as they are. Raises ValueError
-    naming the file and line of what is wrong, before anything appears under the folder's name.
+    `part`: fewer examples than the literature reports are taken as they are, and so are splits
+    without files. `watch` sees all examples on their way. Raises ValueError naming the file and
+    line of what is wrong, before anything appears under the folder's name.
     """
     with contextlib.suppress(ValueError):
         return folder_of(original, data_dir)
@@ -31,6 +45,8 @@ def prepare(original: Original, source: Source, data_dir: str, *, part: bool = F
 
     for left in (top / original.name).glob(f"incomplete.*{original.version}"):
         files.remove(left)
+    features = tfds.features.FeaturesDict(dict(original.features(tfds.features)))
+    started = _started(original, source, part)
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = original.name
@@ -39,49 +55,113 @@ def prepare(original: Original, source: Source, data_dir: str, *, part: bool = F
         def _info(self) -> Any:
             return tfds.core.DatasetInfo(
                 builder=self,
-                features=tfds.features.FeaturesDict(dict(original.features(tfds.features))),
+                features=features,
                 citation=original.citation,
                 disable_shuffling=True,  # in the order of the files
             )
 
         def _split_generators(self, manager: Any) -> dict[str, Any]:
-            return {
-                names[0]: self._generate_examples(split) for split, names in original.splits.items()
-            }
+            return {original.splits[split][0]: self._generate_examples(split) for split in started}
 
         def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
-            yield from enumerate(_checked(original, source, split, part))
+            examples = watch(
+                split, original.published.get(split, {}).get("examples"), started[split]
+            )
+            yield from enumerate(_checked(original, features, source, split, examples, part))
 
-    Builder(data_dir=top, file_format="array_record").download_and_prepare()
+    tfds.display_progress_bar(False)
+    with tempfile.TemporaryDirectory() as nothing, contextlib.redirect_stdout(io.StringIO()):
+        builder = Builder(data_dir=top, file_format="array_record")
+        builder.download_and_prepare(download_dir=nothing)
     return top / original.name / original.version
 
 
-def _checked(original: Original, source: Source, split: str, part: bool) -> Iterator[Example]:
-    """The examples of a split. Raises ValueError for a repeated key, a broken image, or counts
-    that are not those published.
+def verify(original: Original, folder: Path) -> dict[str, int]:
+    """Examples by split of a folder that is there, whose files are looked at but not read through.
+
+    Raises ValueError for files that are missing, cut or not those that the folder was written with.
+    """
+    found = {}
+    try:
+        for split, names in original.splits.items():
+            with contextlib.suppress(UnknownName):
+                records = Records(folder, split, names)
+                wanted = records.written
+                if len(records) != wanted:
+                    raise ValueError(f"{split} holds {len(records)} examples, not {wanted}")
+                ends = [0, len(records) - 1] if len(records) else []
+                records.rows(ends, *(k for k in records.features if k in ("label", "image")))
+                found[split] = len(records)
+    except Exception as error:
+        raise ValueError(
+            f"{folder} is damaged, remove it and prepare the set again: {error}"
+        ) from error
+    if not found:
+        raise ValueError(f"{folder} has no split of {original.name}")
+    return found
+
+
+def _started(original: Original, source: Source, part: bool) -> dict[str, Examples]:
+    """The examples of each split, of which the first has been read: so its files are there."""
+    found, missing = {}, []
+    for split in original.splits:
+        examples = iter(original.read(source, split))
+        try:
+            first = [*itertools.islice(examples, 1)]
+        except Missing as error:
+            missing.append(error)
+        else:
+            found[split] = itertools.chain(first, examples)
+    if missing and not (part and found):
+        more = "; --part prepares the splits that are there" if found else ""
+        raise Missing(f"{missing[0]}{more}")
+    return found
+
+
+def _checked(
+    original: Original,
+    features: Any,
+    source: Source,
+    split: str,
+    examples: Examples,
+    part: bool,
+) -> Iterator[Example]:
+    """The examples of a split. Raises ValueError for a repeated key, a name that is none of its
+    feature, a broken image, or counts that are not those published.
     """
     places: dict[Any, str] = {}
-    expected = original.published.get(split, {})
+    named = {k: v.names for k, v in features.items() if getattr(v, "names", None)}
+    expected = {k: _conditions(k) for k in original.published.get(split, {})}
     counts: collections.Counter[str] = collections.Counter()
-    for place, example in original.read(source, split):
+    place = f"{source.path}"
+    for place, example in examples:
         key = example[original.key]
         if key in places:
             raise ValueError(
                 f"{original.key} {key!r} of {place} is that of {places[key]} too: which is right?"
             )
         places[key] = place
+        for feature, names in named.items():
+            if example[feature] not in names and example[feature] != -1:
+                raise UnknownName(str(example[feature]), f"{feature} in {place}:", names)
         if "image" in example:
             _require_image(example["image"], place)
-        counts["examples"] += 1
-        counts.update(f"{k}={v}" for k, v in example.items() if f"{k}={v}" in expected)
+        for told, conditions in expected.items():
+            counts[told] += all(str(example[k]) == v for k, v in conditions.items())
         yield example
-    wrong = [f"{k}: {counts[k]}, expected {n}" for k, n in expected.items() if counts[k] != n]
+    published = original.published.get(split, {})
+    wrong = [f"{k}: {counts[k]}, expected {n:,}" for k, n in published.items() if counts[k] != n]
     if wrong and not part:
         raise ValueError(
-            f"split {split!r} of {original.name} is not that of the literature: "
-            f"{'; '.join(wrong)}. {source.path} may be cut or another version; --part takes it as "
-            "it is"
+            f"split {split!r} of {original.name}, which ends with {place}, is not that of the "
+            f"literature: {'; '.join(wrong)}. It may be cut, or another version; --part takes it "
+            "as it is"
         )
+
+
+def _conditions(told: str) -> Mapping[str, str]:
+    """What a count of `Original.published` is of: feature -> value; of all examples nothing."""
+    return {} if told == "examples" else dict(c.split("=", 1) for c in told.split(", "))
 
 
 def _require_image(image: Any, place: str) -> None:
@@ -93,8 +173,3 @@ def _require_image(image: Any, place: str) -> None:
             opened.load()
     except Exception as error:
         raise ValueError(f"{place} is no whole image: {error}") from error
-
-
-def features_of(folder: Path) -> Mapping[str, Any]:
-    """The features of a prepared folder, by name."""
-    return files.read_json(folder / "features.json")

@@ -13,7 +13,7 @@ from jaxtyping import Int, Shaped
 
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.data.tables import COLUMNS
-from fairkd_jax.evaluation.sums import Sums, count, finite_rows, label_map
+from fairkd_jax.evaluation.sums import Sums, count, finite_rows, label_map, sizes_of
 from fairkd_jax.models.net import Net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.sharding import replicated_like
@@ -38,12 +38,13 @@ def evaluate(
     naming the examples on which its logits are not finite.
     """
     labels = tuple(label_map(label_names, info).tolist())
-    sizes = (len(info.group_names), len(info.label_names))
+    sizes = sizes_of(info)
 
     def step(batch: Batch) -> tuple[Sums, dict[str, Any]]:
-        return _count_step(net, *sizes, labels, replicated_like(batch))(variables, batch)
+        counted = _count_step(net, tuple(sizes.items()), labels, replicated_like(batch))
+        return counted(variables, batch)
 
-    total, rows, wrong = Sums.zero(*sizes), 0, []
+    total, rows, wrong = Sums.zero(**sizes), 0, []
     for sums, columns in _run(step, batches, put):
         total = total + sums
         rows += int(np.count_nonzero(columns["real"]))
@@ -108,14 +109,13 @@ def _run(step: Callable, batches: Iterable[Batch], put: Callable) -> Iterable[An
 
 @functools.lru_cache(maxsize=128)
 def _count_step(
-    net: Net, num_groups: int, num_labels: int, labels: tuple[int, ...], out: Sharding | None
+    net: Net, sizes: tuple[tuple[str, int], ...], labels: tuple[int, ...], out: Sharding | None
 ) -> Callable:
     """Cached: stages that evaluate equal nets share one compiled program."""
-    sizes = {"num_groups": num_groups, "num_labels": num_labels}
 
     def step(variables, batch):
         outputs, _ = net.apply(variables, batch, train=False)
-        sums = count(outputs.logits, batch, jnp.asarray(labels, jnp.int32), **sizes)
+        sums = count(outputs.logits, batch, jnp.asarray(labels, jnp.int32), **dict(sizes))
         return sums, _wrong_rows(outputs, batch)
 
     return jax.jit(step, out_shardings=out)

@@ -15,6 +15,7 @@ from fairkd_jax.evaluation.metrics import kind, merit
 from fairkd_jax.evaluation.sums import Sums
 from fairkd_jax.registry import UnknownName
 
+IN_DOMAIN = "in_domain"  # the evaluation that `gap_id_ood` subtracts the others from
 SELECTED_BY = {  # selection rule: the metric that it goes by; any other metric is its own rule
     "val_average": "acc_avg",
     "val_worst_group": "worst_group_accuracy",
@@ -44,6 +45,26 @@ def worst_group(sums: Sums, info: Info) -> tuple[str, int]:
         return "", 0
     worst = int(np.nanargmin(accuracy))
     return info.group_names[worst], int(group_counts(sums)[worst])
+
+
+def subpopulation_counts(sums: Sums) -> Integer[np.ndarray, "E"]:
+    """Examples by subpopulation; one may be in several, or in none."""
+    return np.asarray(sums.subpopulations).sum(axis=(1, 2))
+
+
+def subpopulation_accuracy(sums: Sums) -> Float[np.ndarray, "E"]:
+    """Accuracy by subpopulation."""
+    right = np.trace(np.asarray(sums.subpopulations), axis1=1, axis2=2)
+    return _ratio(right, subpopulation_counts(sums))
+
+
+def worst_subpopulation(sums: Sums, info: Info) -> tuple[str, int]:
+    """Name and size of the subpopulation of lowest accuracy, as `worst_group` of groups."""
+    accuracy = subpopulation_accuracy(sums)
+    if np.all(np.isnan(accuracy)):
+        return "", 0
+    worst = int(np.nanargmin(accuracy))
+    return info.subpopulations[worst], int(subpopulation_counts(sums)[worst])
 
 
 def gap_id_ood(*, acc_id: float, acc_ood: float) -> float:
@@ -85,17 +106,24 @@ def metrics(
                               largest minus smallest rate over attributes (Fairlearn's names): with
                               two labels the second is the positive one; with more, each in turn,
                               against the rest, and the largest difference counts
+    acc_subpopulation/<name>, worst_subpopulation_accuracy    of a set that has subpopulations;
+    acc_wg                    the latter under the name of WILDS, whose worst group is among these
     loss, brier_score         means over examples; Brier's original sum over labels, in [0, 2]
     ece                       top-label expected calibration error
 
-    Raises ValueError where `sums` are not those of a set with these labels and attributes, and
-    FloatingPointError where logits were not finite: no accuracy is told of the other rows.
+    Raises ValueError where `sums` are not those of a set with these labels, attributes and
+    subpopulations, and FloatingPointError where logits were not finite: no accuracy is told of the other rows.
     """
     num_labels, num_attributes = len(info.label_names), len(info.attribute_names)
     if np.shape(sums.predicted) != (num_labels * num_attributes, num_labels):
         raise ValueError(
             f"counts {np.shape(sums.predicted)} are not those of {num_labels} labels "
             f"{info.label_names} and {num_attributes} attributes {info.attribute_names}"
+        )
+    if np.shape(sums.subpopulations)[0] != len(info.subpopulations):
+        raise ValueError(
+            f"counts {np.shape(sums.subpopulations)} are not those of {len(info.subpopulations)} "
+            f"subpopulations {info.subpopulations}"
         )
     if lost := int(np.sum(sums.not_finite)):
         raise FloatingPointError(
@@ -130,6 +158,10 @@ def metrics(
     if train_counts is not None:
         share = _ratio(train_counts, np.sum(train_counts))
         found["adj_acc_avg"] = float(np.sum(np.where(share == 0, 0, share * accuracy)))
+    if info.subpopulations:
+        within = subpopulation_accuracy(sums)
+        found["worst_subpopulation_accuracy"] = found["acc_wg"] = _over_present(np.min, within)
+        found |= {f"acc_subpopulation/{p}": float(a) for p, a in zip(info.subpopulations, within)}
     found |= {f"acc_group/{g}": float(a) for g, a in zip(info.group_names, accuracy)}
     return found | {
         f"gap_attribute/{name}": float(

@@ -34,9 +34,16 @@ class Sums:
     bin_confidence: Array  # float [bins]
     bin_correct: Array  # int [bins]
     not_finite: Array  # int [G], rows whose logits are NaN or infinite, or too far apart
+    subpopulations: Array  # int [E, C, C], rows by subpopulation, label and predicted label
 
     @classmethod
-    def zero(cls, num_groups: int, num_labels: int, num_bins: int = NUM_BINS) -> "Sums":
+    def zero(
+        cls,
+        num_groups: int,
+        num_labels: int,
+        num_bins: int = NUM_BINS,
+        num_subpopulations: int = 0,
+    ) -> "Sums":
         """No rows, on the host (int64 and float64)."""
         return cls(
             predicted=np.zeros((num_groups, num_labels), np.int64),
@@ -46,10 +53,20 @@ class Sums:
             bin_confidence=np.zeros(num_bins),
             bin_correct=np.zeros(num_bins, np.int64),
             not_finite=np.zeros(num_groups, np.int64),
+            subpopulations=np.zeros((num_subpopulations, num_labels, num_labels), np.int64),
         )
 
     def __add__(self, other: "Sums") -> "Sums":
         return jax.tree.map(operator.add, self, other)
+
+
+def sizes_of(info: Info) -> dict[str, int]:
+    """What a set says of the sizes that `Sums.zero` and `count` are asked for."""
+    return {
+        "num_groups": len(info.group_names),
+        "num_labels": len(info.label_names),
+        "num_subpopulations": len(info.subpopulations),
+    }
 
 
 def label_map(net_label_names: tuple[str, ...], info: Info) -> Int[np.ndarray, "C_net"]:
@@ -77,7 +94,9 @@ def finite_rows(logits: Float[Array, "B C"]) -> Bool[Array, "B"]:
     return jnp.all(jnp.isfinite(jax.nn.log_softmax(logits)), axis=1)
 
 
-@functools.partial(jax.jit, static_argnames=("num_groups", "num_labels", "num_bins"))
+@functools.partial(
+    jax.jit, static_argnames=("num_groups", "num_labels", "num_bins", "num_subpopulations")
+)
 def count(
     logits: Float[Array, "B C_net"],
     batch: Batch,
@@ -86,8 +105,11 @@ def count(
     num_groups: int,
     num_labels: int,
     num_bins: int = NUM_BINS,
+    num_subpopulations: int = 0,
 ) -> Sums:
     """Sums of one batch, over rows with `real` 1; over a sharded batch, of the global batch.
+
+    A batch has "member", bool [B, E], where there are subpopulations to count.
 
     `labels` is a `label_map`: the prediction is the net's largest class (the first of equals), then
     mapped; the probability of a label is the sum over the classes that count as it. Rows of logits
@@ -114,6 +136,10 @@ def count(
     in_group = of_group & real[:, None]
     left_out = of_group & ((batch["real"] > 0) & ~finite)[:, None]
     in_bin = (place[:, None] == jnp.arange(num_bins)) & real[:, None]
+    confusion = jnp.zeros((num_subpopulations, num_labels, num_labels), jnp.int32)
+    if num_subpopulations:
+        member = jnp.asarray(batch["member"], bool) & real[:, None]
+        confusion = confusion.at[:, batch["label"], predicted].add(member.T.astype(jnp.int32))
 
     def total(values: jax.Array, member: jax.Array) -> jax.Array:
         # selected, not multiplied: a row left out may hold NaN; summed, not a dot product: on
@@ -130,4 +156,5 @@ def count(
         bin_confidence=total(confidence, in_bin),
         bin_correct=jnp.sum(in_bin & correct[:, None], axis=0, dtype=jnp.int32),
         not_finite=jnp.sum(left_out, axis=0, dtype=jnp.int32),
+        subpopulations=confusion,
     )

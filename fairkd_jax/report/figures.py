@@ -33,6 +33,7 @@ GAPS = {  # what a gap is the difference of
     "gap_aligned": "accuracy on aligned − on conflicting examples",
     "gap_worst_group": "average − worst-group accuracy",
 }
+PARTS = {"accuracy": "group", "acc_subpopulation": "subpopulation"}  # of a split, by their metric
 WIDTH = 10.8  # inches: the page's column
 MOST_GROUPS = 12  # in one panel; of more, those in which the teacher does worst
 STYLE = {
@@ -84,7 +85,8 @@ class Picture:
 
 def words(metric: str) -> str:
     """A metric's name to be read in a sentence: "worst-group accuracy"."""
-    return re.sub(r"^worst_(group|class)_", r"worst-\1 ", metric).replace("_", " ")
+    found = re.sub(r"^worst_(group|class|subpopulation)_", r"worst-\1 ", metric)
+    return re.sub(r"^acc_subpopulation$", "accuracy", found).replace("_", " ")
 
 
 def difference_of(metric: str) -> str:
@@ -94,21 +96,27 @@ def difference_of(metric: str) -> str:
 
 
 def accuracy_by_group(
-    finished: Finished, comparisons: Sequence[Comparison], evaluation: str
+    finished: Finished,
+    comparisons: Sequence[Comparison],
+    evaluation: str,
+    metric: str = "accuracy",
 ) -> Picture:
-    """Accuracy of teacher, baseline and distilled in each group, a panel for each comparison."""
-    metrics = finished.metrics(evaluation)
-    rows = metrics[(metrics["metric"] == "accuracy") & (metrics["group"] != "")]
+    """Accuracy of teacher, baseline and distilled in each group, a panel for each comparison.
+
+    Or, where the metric is "acc_subpopulation", in each subpopulation.
+    """
+    metrics, part = finished.metrics(evaluation), PARTS[metric]
+    rows = metrics[(metrics["metric"] == metric) & (metrics["group"] != "")]
     sizes = {g: n for g, n in zip(rows["group"], rows["n"]) if n > 0}
     groups, left_out = list(sizes), ""
     if len(groups) > MOST_GROUPS:
         teachers = [run for c in comparisons for run in c.runs["teacher"]]
 
         def hardness(group: str) -> float:
-            return float(np.nanmean(finished.values(teachers, evaluation, "accuracy", group)))
+            return float(np.nanmean(finished.values(teachers, evaluation, metric, group)))
 
         groups = [g for g in groups if g in sorted(groups, key=hardness)[:MOST_GROUPS]]
-        left_out = f" Of {len(sizes)} groups, the {MOST_GROUPS} in which teachers do worst."
+        left_out = f" Of {len(sizes)} {part}s, the {MOST_GROUPS} in which teachers do worst."
     with matplotlib.rc_context(STYLE):
         columns = 2 if len(comparisons) in (2, 4) else min(3, len(comparisons))
         lines = math.ceil(len(comparisons) / columns)
@@ -119,8 +127,7 @@ def accuracy_by_group(
         for ax, comparison in zip(axes, comparisons):
             for role, shift in zip(ROLES, (-0.22, 0.0, 0.22)):
                 found = [
-                    finished.values(comparison.runs[role], evaluation, "accuracy", g)
-                    for g in groups
+                    finished.values(comparison.runs[role], evaluation, metric, g) for g in groups
                 ]
                 estimates = [statistics.over_seeds(v, (0.0, 1.0)) for v in found]
                 _dots(ax, estimates, np.arange(len(groups)) + shift, role)
@@ -132,11 +139,11 @@ def accuracy_by_group(
         _label_bottom(axes[: len(comparisons)], columns, "accuracy")
         _role_legend(figure, ROLES)
     return Picture(
-        "Accuracy by group",
+        f"Accuracy by {part}",
         figure,
-        f"Dot plot with intervals: accuracy in {len(groups)} groups of {evaluation} for teacher,"
+        f"Dot plot with intervals: accuracy in {len(groups)} {part}s of {evaluation} for teacher,"
         f" baseline and distilled student; {len(comparisons)} panels.",
-        f"Accuracy by group on {evaluation}, n examples a group.{left_out} Markers are means over"
+        f"Accuracy by {part} on {evaluation}, n examples a {part}.{left_out} Markers are means over"
         " seeds, bars their 95% intervals.",
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from fairkd_jax.evaluation import metrics
 from fairkd_jax.report import records, statistics
 from fairkd_jax.report.against import members
-from fairkd_jax.report.records import ROLES, Comparison, Finished
+from fairkd_jax.report.records import ROLES, WORST_OF, Comparison, Finished
 from fairkd_jax.report.statistics import Estimate
 
 UNDEBIASED = "erm"  # what a method's gain is measured against
@@ -31,8 +31,8 @@ class Line:
     sees_attributes: str  # is the method given them in training: yes, no, unknown, or by role
     # p by Holm, over all lines of the table
     corrected: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    # by role: the group that is the worst in most seeds, and in how many
-    worst: Mapping[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    # by role: the group or subpopulation that is the worst in most seeds, its size, in how many
+    worst: Mapping[str, tuple[str, int, int]] = dataclasses.field(default_factory=dict)
     # by role, over the undebiased comparison
     gains: Mapping[str, Estimate] = dataclasses.field(default_factory=dict)
     against: str = ""  # the label of that comparison
@@ -98,9 +98,7 @@ def _line(
     )
     if line.is_reference:
         line = dataclasses.replace(line, verdict="reference")
-    if metric == "worst_group_accuracy":
-        worst = {r: finished.worst_group(comparison.runs[r], evaluation) for r in ROLES}
-        line = dataclasses.replace(line, worst=worst)
+    line = dataclasses.replace(line, worst=worst(finished, comparison, evaluation, metric))
     if without := _undebiased(comparisons, comparison):
         gains = _gains(finished, comparison, without, evaluation, metric, group)
         against = labels[comparisons.index(without)]
@@ -162,6 +160,21 @@ def by_role(
     return {
         role: finished.values(comparison.runs[role], evaluation, metric, group) for role in ROLES
     }
+
+
+def worst(
+    finished: Finished, comparison: Comparison, evaluation: str, metric: str
+) -> dict[str, tuple[str, int, int]]:
+    """By role, of what a worst accuracy is in most seeds, its size, in how many.
+
+    {} for other metrics.
+    """
+    if (part := WORST_OF.get(metric)) is None:
+        return {}
+    rows = finished.metrics(evaluation)
+    sizes = {"": 0} | {g: n for m, g, n in rows.itertuples(index=False) if m == part and g}
+    named = {r: finished.worst_group(comparison.runs[r], evaluation, part) for r in ROLES}
+    return {role: (name, sizes[name], times) for role, (name, times) in named.items()}
 
 
 def _undebiased(comparisons: Sequence[Comparison], comparison: Comparison) -> Comparison | None:

@@ -67,7 +67,7 @@ def render(finished: Finished) -> str:
             "lines": headline.lines(finished, comparisons, e, m, g),
             "signed": metrics.kind(m).signed,
         }
-        | {"examples": _examples(finished, e, g)}
+        | {"examples": _examples(finished, e, m if g else "accuracy", g)}
         for e, m, g in finished.headline()
     ]
     environment = jinja2.Environment(
@@ -94,6 +94,7 @@ def render(finished: Finished) -> str:
         overall=headline.overall(finished, comparisons, *finished.headline()[0]),
         pictures=_pictures(finished, comparisons, tables),
         evaluations={e: _every_metric(finished, comparisons, e) for e in finished.evaluations},
+        inside={e: _in_domain(finished, e) for e in finished.evaluations},
         data=_data(finished),
         selection=_selection(finished),
         choices=_choices(finished, comparisons),
@@ -110,11 +111,17 @@ def render(finished: Finished) -> str:
     )
 
 
-def _examples(finished: Finished, evaluation: str, group: str) -> str:
+def _examples(finished: Finished, evaluation: str, metric: str, group: str) -> str:
     """How many examples a metric is measured on: "900", or the range where runs differ."""
     rows = finished.rows[finished.rows["evaluation"] == evaluation]
-    rows = rows[(rows["metric"] == "accuracy") & (rows["group"] == group)]
+    rows = rows[(rows["metric"] == metric) & (rows["group"] == group)]
     return span(rows["n"].tolist())
+
+
+def _in_domain(finished: Finished, evaluation: str) -> str:
+    """The evaluations, one as a rule, from which `gap_id_ood` is counted; "" in domain."""
+    found = [records.in_domain(run, evaluation) for run in finished.runs.values()]
+    return " or ".join(filter(None, dict.fromkeys(found)))
 
 
 def _pictures(
@@ -128,7 +135,11 @@ def _pictures(
     estimates = {k: [line.estimates[k] for line in first["lines"]] for k in headline.DIFFERENCES}
     pictures = [
         figures.differences(comparisons, estimates, evaluation, name),
-        figures.accuracy_by_group(finished, comparisons, evaluation),
+        *(
+            figures.accuracy_by_group(finished, comparisons, evaluation, part)
+            for part in figures.PARTS
+            if part in measured
+        ),
         *(
             figures.gap_against_teacher(finished, comparisons, evaluation, gap)
             for gap in [g for g in figures.GAPS if g in measured][:1]
@@ -157,6 +168,7 @@ def _every_metric(
             values = headline.by_role(finished, comparison, evaluation, metric, group)
             rows.append(
                 {"metric": metric, "group": group, "n": n}
+                | {"worst": headline.worst(finished, comparison, evaluation, metric)}
                 | {role: statistics.over_seeds(values[role], within) for role in ROLES}
                 | headline.differences(metric, values)
             )
@@ -171,8 +183,11 @@ def _data(finished: Finished) -> list[dict[str, Any]]:
         splits = {k: v for k, v in entry.items() if isinstance(v, Mapping) and "counts" in v}
         facts = {k: v for k, v in entry.items() if isinstance(v, str)}
         tables: dict[tuple[str, ...], dict[str, list[int]]] = {}
+        parts: dict[tuple[str, ...], dict[str, list[int]]] = {}
         for split, counted in splits.items():
             tables.setdefault(tuple(counted["group_names"]), {})[split] = counted["counts"]
+            if named := tuple(counted.get("subpopulations", ())):
+                parts.setdefault(named, {})[split] = counted["subpopulation_counts"]
         results = [
             finished.results[stage]
             for run in finished.runs.values()
@@ -187,7 +202,7 @@ def _data(finished: Finished) -> list[dict[str, Any]]:
         kinds = dict.fromkeys(result["dataset"] for result in results)
         title = ": ".join([name, *([" and ".join(kinds)] if kinds else [])])
         sets.append({"name": title, "facts": facts, "tables": list(tables.items())})
-        sets[-1]["aligned"] = aligned
+        sets[-1]["aligned"], sets[-1]["parts"] = aligned, list(parts.items())
         sets[-1]["left_out"] = {k: v["left_out"] for k, v in splits.items() if v.get("left_out")}
     return sets
 

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from fairkd_jax import files
-from fairkd_jax.evaluation.fairness import gap_id_ood
+from fairkd_jax.evaluation.fairness import IN_DOMAIN, gap_id_ood
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.report.against import (
     Comparison,
@@ -35,7 +35,11 @@ COLUMNS = (
     "dataset", "split", "group", "metric", "value", "n", "selection", "stage",
 )  # fmt: skip
 ROLES = ("teacher", "baseline", "distilled")
-IN_DOMAIN = "in_domain"  # the evaluation that `gap_id_ood` subtracts the others from
+WORST_OF = {  # metric that is the lowest of parts of a split -> metric of the rows of the parts
+    "worst_group_accuracy": "accuracy",
+    "worst_subpopulation_accuracy": "acc_subpopulation",
+    "acc_wg": "acc_subpopulation",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Finished:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """`COLUMNS`, "teachers", "evaluation" (as `in_domain/test`) and "id" (the run's own)."""
+        """`COLUMNS`, "teachers", "worst", "evaluation" (as `in_domain/test`), "id" (the run's)."""
         datasets = _dataset_names(self)
         rows = [
             {
@@ -73,7 +77,8 @@ class Finished:
             for result in [self.results[stage]]
             for value in [*_values(result), *_gap_id_ood(self, run, evaluation)]
         ]
-        return pd.DataFrame(rows, columns=[*COLUMNS, "teachers", "evaluation", "id"])
+        columns = [*COLUMNS, "teachers", "worst", "evaluation", "id"]
+        return pd.DataFrame(rows, columns=columns).fillna({"worst": ""})
 
     @cached_property
     def telling_axes(self) -> tuple[str, ...]:
@@ -113,11 +118,16 @@ class Finished:
         rows = self.rows[self.rows["evaluation"] == evaluation]
         return rows[["metric", "group", "n"]].drop_duplicates(["metric", "group"])
 
-    def worst_group(self, runs: Iterable[Ids], evaluation: str) -> tuple[str, int]:
-        """The group that is the worst in most runs (the first of equals), and in how many."""
+    def worst_group(
+        self, runs: Iterable[Ids], evaluation: str, metric: str = "accuracy"
+    ) -> tuple[str, int]:
+        """The group that is the worst in most runs (the first of equals), and in how many.
+
+        Or the subpopulation, where the metric is "acc_subpopulation".
+        """
         metrics, runs = self.metrics(evaluation), list(runs)
-        groups = [g for g in metrics["group"][metrics["metric"] == "accuracy"] if g]
-        values = np.array([self.values(runs, evaluation, "accuracy", g) for g in groups])
+        groups = [g for g in metrics["group"][metrics["metric"] == metric] if g]
+        values = np.array([self.values(runs, evaluation, metric, g) for g in groups])
         lowest = np.min(values, axis=0, where=np.isfinite(values), initial=math.inf)
         times = (values == lowest).sum(axis=1) if groups else np.zeros(0, int)
         return (groups[times.argmax()], int(times.max())) if times.any() else ("", 0)
@@ -137,7 +147,8 @@ class Finished:
         known = {}
         for evaluation in self.evaluations:
             for metric, group, _ in self.metrics(evaluation).itertuples(index=False):
-                name = f"acc_group/{group}" if group else metric
+                name = "acc_group" if group and metric == "accuracy" else metric
+                name = f"{name}/{group}" if group else name
                 known[f"{evaluation}/{name}"] = (evaluation, metric, group)
         for name in self.about["headline"]:
             if name not in known:
@@ -225,12 +236,26 @@ def span(values: Sequence[int]) -> str:
     return "–".join(str(v) for v in dict.fromkeys((min(values), max(values))))
 
 
+def in_domain(run: Mapping[str, Any], evaluation: str) -> str:
+    """The evaluation in domain that one elsewhere is compared with: that of the split of the same
+    name, else the last; "" for one that is in domain itself, or where none is.
+    """
+    source, _, split = evaluation.partition("/")
+    inside = [e for e in run["evaluations"] if e.partition("/")[0] == IN_DOMAIN]
+    if source == IN_DOMAIN or not inside:
+        return ""
+    same = f"{IN_DOMAIN}/{split}"
+    return same if same in inside else inside[-1]
+
+
 def as_csv(finished: Finished) -> str:
     """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined.
 
-    And "teachers" where they have names.
+    And "teachers" where they have names; and "worst", of what a worst accuracy is, where a set has
+    subpopulations.
     """
     columns = [*COLUMNS, *["teachers"] * bool(finished.rows["teachers"].any())]
+    columns += ["worst"] * bool((finished.rows["metric"] == "acc_subpopulation").any())
     return finished.rows[columns].to_csv(index=False, lineterminator="\n")
 
 
@@ -294,8 +319,13 @@ def _values(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     sizes = np.reshape(result["group_counts"], aligned.shape)
     correct = np.nan_to_num(accuracy.reshape(aligned.shape)) * sizes
     labels = sizes.sum(axis=1)
+    parts = _subpopulations(result)
+    lowest = {"accuracy": _lowest(accuracy, counts)}
+    within = [_number(result["metrics"][f"acc_subpopulation/{p}"]) for p in parts]
+    lowest["acc_subpopulation"] = _lowest(np.array(within), parts)
+    worst = {metric: lowest[part] for metric, part in WORST_OF.items()}
     behind = {  # metrics that read a part of the split only
-        "worst_group_accuracy": _size_of_lowest(accuracy, sizes.ravel()),
+        **{metric: {**counts, **parts}.get(name, 0) for metric, name in worst.items()},
         "worst_class_accuracy": _size_of_lowest(
             correct.sum(axis=1) / np.where(labels > 0, labels, math.nan), labels
         ),
@@ -311,10 +341,21 @@ def _values(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         kind, _, group = name.partition("/")
         if kind == "acc_group" and group in counts:
             row = {"group": group, "metric": "accuracy", "n": counts[group]}
+        elif kind == "acc_subpopulation":
+            row = {"group": group, "metric": kind, "n": parts[group]}
         else:
             row = {"group": "", "metric": name, "n": behind.get(name, sum(counts.values()))}
-        rows.append({**row, "value": _number(value)})
+        rows.append({**row, "value": _number(value), "worst": worst.get(name, "")})
     return rows
+
+
+def _subpopulations(result: Mapping[str, Any]) -> dict[str, int]:
+    """Their sizes by name; none in a result of before there were any."""
+    return dict(zip(result.get("subpopulations", ()), result.get("subpopulation_counts", ())))
+
+
+def _lowest(values: Float[np.ndarray, "n"], names: Iterable[str]) -> str:
+    return "" if np.isnan(values).all() else [*names][np.nanargmin(values)]
 
 
 def _size_of_lowest(values: Float[np.ndarray, "n"], sizes: Int[np.ndarray, "n"]) -> int:
@@ -324,25 +365,22 @@ def _size_of_lowest(values: Float[np.ndarray, "n"], sizes: Int[np.ndarray, "n"])
 def _gap_id_ood(
     finished: Finished, run: Mapping[str, Any], evaluation: str
 ) -> list[dict[str, Any]]:
-    """`acc_avg` in domain - `acc_avg` here: on the split of the same name, else on the last."""
-    source, _, split = evaluation.partition("/")
-    inside = [e for e in run["evaluations"] if e.partition("/")[0] == IN_DOMAIN]
-    if source == IN_DOMAIN or not inside:
+    """`acc_avg` in domain - accuracy here: on all examples, and on each subpopulation."""
+    inside = in_domain(run, evaluation)
+    if not inside:
         return []
-    same = f"{IN_DOMAIN}/{split}"
-    pair = (same if same in inside else inside[-1], evaluation)
-    here = finished.results[run["evaluations"][evaluation]]
-    first, second = (
-        _number(finished.results[run["evaluations"][e]]["metrics"].get("acc_avg")) for e in pair
-    )
-    n = sum(here["group_counts"])
+    first, here = (finished.results[run["evaluations"][e]] for e in (inside, evaluation))
+    parts = {"acc_avg": ("", sum(here["group_counts"]))}
+    parts |= {f"acc_subpopulation/{p}": (p, n) for p, n in _subpopulations(here).items()}
+    acc_id = _number(first["metrics"].get("acc_avg"))
     return [
         {
-            "group": "",
+            "group": group,
             "metric": "gap_id_ood",
-            "value": gap_id_ood(acc_id=first, acc_ood=second),
+            "value": gap_id_ood(acc_id=acc_id, acc_ood=_number(here["metrics"].get(name))),
             "n": n,
         }
+        for name, (group, n) in parts.items()
     ]
 
 

@@ -10,7 +10,7 @@ from fairkd_jax.config import SELECTION_RULES, Plugin, Role, Stage, Study, as_di
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.evaluation import fairness
-from fairkd_jax.evaluation.sums import Sums, label_map
+from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import borrow, plan
@@ -96,16 +96,19 @@ def _check_headline(study: Study, planned: list[plan.Run]) -> None:
         for name, e in run.experiment.evaluate.items():
             for split in e.splits:
                 info = opened.source(split, e.set).split.info
-                known |= {f"{name}/{split}/{metric}" for metric in _metrics(info)}
+                found = _metrics(info)
+                if name != fairness.IN_DOMAIN and fairness.IN_DOMAIN in run.experiment.evaluate:
+                    found |= {"gap_id_ood", *(f"gap_id_ood/{p}" for p in info.subpopulations)}
+                known |= {f"{name}/{split}/{metric}" for metric in found}
     for metric in study.headline:
         if metric not in known:
             raise UnknownName(metric, "headline metric of the study:", known)
 
 
 def _metrics(info: Info) -> set[str]:
-    """The names of all numbers of an evaluation."""
-    none = Sums.zero(len(info.group_names), len(info.label_names))
-    return {*fairness.metrics(none, info=info), "adj_acc_avg", "gap_id_ood"}
+    """The names of all numbers of an evaluation by itself."""
+    none = Sums.zero(**sizes_of(info))
+    return {*fairness.metrics(none, info=info), "adj_acc_avg"}
 
 
 def _check_transfer(one: Stage, tried: set[str]) -> None:
@@ -143,7 +146,7 @@ def _check_train(one: Stage, tried: set[str]) -> None:
     if select != "last" or config.train.eval_every:
         opened.dataset.require(config.train.validation)
         info = opened.source(config.train.validation).split.info
-        none = Sums.zero(len(info.group_names), len(info.label_names))
+        none = Sums.zero(**sizes_of(info))
         rules = {*SELECTION_RULES, *fairness.selecting(fairness.metrics(none, info=info))}
         if select not in rules:
             raise UnknownName(select, "train.select", rules)

@@ -292,6 +292,8 @@ def _data(planned: list[plan.Run]) -> dict[str, Any]:
                 "group_names": source.split.info.group_names,
                 "counts": source.split.counts().tolist(),
                 "left_out": dict(source.split.left_out),
+                "subpopulations": source.split.info.subpopulations,
+                "subpopulation_counts": source.split.member_counts().tolist(),
             }
     return found
 

@@ -285,6 +285,8 @@ def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:
         "attribute_names": info.attribute_names,
         "aligned": info.aligned,
         "group_counts": source.split.counts().tolist(),
+        "subpopulations": info.subpopulations,
+        "subpopulation_counts": source.split.member_counts().tolist(),
         "train_group_counts": train_counts.tolist() if same else None,
         "sums": {
             f.name: np.asarray(getattr(sums, f.name)).tolist() for f in dataclasses.fields(sums)

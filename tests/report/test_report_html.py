@@ -235,7 +235,7 @@ def test_the_gain_is_over_the_undebiased_comparison_of_the_same_axes(tmp_path):
 
 
 def test_the_worst_group_is_named(outline):
-    assert "5-9, red (6 of 6)" in outline.words  # beside its value
+    assert "5-9, red (n=60; 6 of 6)" in outline.words  # beside its value
 
 
 def test_says_where_few_seeds_leave_the_tests(tmp_path, outline):
