@@ -13,7 +13,6 @@ import os
 import pathlib
 import secrets
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -87,9 +87,10 @@ class Source:
         more = f" and {len(self._files) - 10} more" if len(self._files) > 10 else ""
         raise Missing(f"{self.path} holds no file {' or '.join(names)}; there is {there}{more}")
 
-    def files(self, pattern: str) -> Mapping[str, AnyPath]:
-        """All files of a pattern, by their own names, in the order of their paths."""
-        return {p.name: p for n, p in self._files.items() if _is_called(n, pattern)}
+    def files(self, pattern: str, parts: int = 1) -> Mapping[str, AnyPath]:
+        """All files of a pattern, by the last parts of their paths, in the order of their paths."""
+        found = {n: p for n, p in self._files.items() if _is_called(n, pattern)}
+        return {"/".join(n.split("/")[-parts:]): p for n, p in found.items()}
 
 
 def _is_called(path: str, name: str) -> bool:
@@ -97,7 +98,7 @@ def _is_called(path: str, name: str) -> bool:
 
 
 def content(path: AnyPath, place: str = "") -> bytes:
-    """What a file holds. Raises ValueError, naming it and the place that asked, where it is broken."""
+    """What a file holds. Raises ValueError for a broken one, naming it and the place that asked."""
     try:
         if isinstance(path, TarPath):
             with READING, path.open() as file:
@@ -116,13 +117,15 @@ def _archive(path: Path) -> Any:
 
 def _tar(archive: Path) -> dict[str, AnyPath]:
     try:
-        near = buckets.near(archive).open("rb")
+        near = buckets.near(archive)
         if archive.name.endswith("gz"):
-            unzipped = tempfile.TemporaryFile()
-            shutil.copyfileobj(gzip.GzipFile(fileobj=near), unzipped, 2**20)
-            unzipped.seek(0)
-            near = unzipped
-        opened = tarfile.open(fileobj=near)
+            plain = tempfile.TemporaryFile()  # noqa: SIM115, it stays open as long as its members
+            with gzip.open(near) as unzipped:
+                shutil.copyfileobj(unzipped, plain, 2**20)
+            plain.seek(0)
+            opened = tarfile.open(fileobj=plain)  # noqa: SIM115
+        else:
+            opened = tarfile.open(near)  # noqa: SIM115
         found = [member for member in opened.getmembers() if member.isfile()]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{archive} is no whole .tar: {error}") from error

@@ -9,7 +9,6 @@ import functools
 import io
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,7 +34,7 @@ def _whole(image: Image.Image, size: int) -> Image.Image:
 
 
 def _margin(image: Image.Image, size: int) -> Image.Image:
-    """All of it resized to a square of 256 / 224 the size, whose middle is cut: Waterbirds there."""
+    """All of it resized to a square of 256 / 224 times the size; its middle. Waterbirds there."""
     large = int(size * 256 / 224)
     edge = round((large - size) / 2)
     return image.resize((large, large), FILTER).crop((edge, edge, edge + size, edge + size))
@@ -111,7 +110,7 @@ def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
 
 
 class Changed(Column):
-    """Images of which each is changed by itself: `change(pixels [n, Y, X, K], rows) -> the same`."""
+    """Images, each changed by itself: `change(pixels [n, Y, X, K], rows)` gives as many."""
 
     dtype = np.dtype(np.uint8)
 
@@ -126,8 +125,3 @@ class Changed(Column):
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         return self._change(self._images[rows], np.arange(len(self))[rows])
-
-
-def features(tfds: Any, **others: Any) -> dict[str, Any]:
-    """Features of a set of images, for an `Original`: "image" and "file" beside the others."""
-    return {"image": tfds.Image(), "file": tfds.Text(), **others}

@@ -6,6 +6,7 @@ killed leaves a folder that the next one starts over.
 
 import collections
 import contextlib
+import functools
 import io
 import itertools
 import tempfile
@@ -147,7 +148,7 @@ def _checked(
         if "image" in example:
             _require_image(example["image"], place)
         for told, conditions in expected.items():
-            counts[told] += all(str(example[k]) == v for k, v in conditions.items())
+            counts[told] += all(str(_at(example, k)) == v for k, v in conditions.items())
         yield example
     published = original.published.get(split, {})
     wrong = [f"{k}: {counts[k]}, expected {n:,}" for k, n in published.items() if counts[k] != n]
@@ -162,6 +163,11 @@ def _checked(
 def _conditions(told: str) -> Mapping[str, str]:
     """What a count of `Original.published` is of: feature -> value; of all examples nothing."""
     return {} if told == "examples" else dict(c.split("=", 1) for c in told.split(", "))
+
+
+def _at(example: Example, feature: str) -> Any:
+    """The value of a feature; "a/b" is b within a."""
+    return functools.reduce(lambda part, key: part[key], feature.split("/"), example)
 
 
 def _require_image(image: Any, place: str) -> None:
