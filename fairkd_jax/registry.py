@@ -259,8 +259,9 @@ def places(room: str, spec: Mapping[str, Any]) -> tuple[str, ...]:
 
 def unsaid(room: str, spec: Mapping[str, Any]) -> tuple[str, ...]:
     """Options of a plugin marked `recipe.later` that are at their default: as if not there."""
-    fields = dataclasses.fields(plugin(room, str(spec.get("name", ""))))
-    later = {f.name: f.default for f in fields if "later" in f.metadata}
+    known = defaults(room, str(spec.get("name", "")))
+    fields = dataclasses.fields(plugin(room, known["name"]))
+    later = {f.name: known[f.name] for f in fields if "later" in f.metadata}
     return tuple(k for k, default in later.items() if k in spec and spec[k] == default)
 
 

@@ -40,7 +40,16 @@ NEEDS_FILES = {
     "nli_files": {
         "folder": str(DATA),
         "train": "nli_mnli/train_contradicting_heuristics.tsv.gz",
-    }
+    },
+    "text_files": {
+        "folder": str(DATA),
+        "test": "wiki_toxicity/test.tsv.gz",
+        "label_names": ("nontoxic", "toxic"),
+        "attribute": "mentions_identity",
+        "attribute_names": ("0", "1"),
+        "suggests": {"0": "nontoxic", "1": "toxic"},
+        "subpopulations": {"test": "was_fuzzed"},
+    },
 }
 
 

@@ -53,6 +53,7 @@ def get_config(folder_and_weights: str = ""):
         "attribute": "heuristic",
         "attribute_names": HEURISTICS,
         "suggests": {h: ("entailment",) for h in HEURISTICS},
+        "subpopulations": {"hans": "subcase"},
         "limit": 3_000,
     }
     # Without attention dropout, attention is fused.

@@ -56,6 +56,7 @@ def get_config(folder: str = ""):
         attribute="heuristic",
         attribute_names=HEURISTICS,
         suggests={h: ("entailment",) for h in HEURISTICS},
+        subpopulations={"hans": "subcase"},
         limit=3_000,
     )
     mnli = files(

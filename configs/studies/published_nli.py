@@ -57,6 +57,7 @@ def get_config(published: str = ""):
         attribute="heuristic",
         attribute_names=HEURISTICS,
         suggests={h: ("entailment",) for h in HEURISTICS},
+        subpopulations={"hans": "subcase"},
         limit=3_000,
     )
     return as_config_dict(

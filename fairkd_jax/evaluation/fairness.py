@@ -112,7 +112,8 @@ def metrics(
     ece                       top-label expected calibration error
 
     Raises ValueError where `sums` are not those of a set with these labels, attributes and
-    subpopulations, and FloatingPointError where logits were not finite: no accuracy is told of the other rows.
+    subpopulations, and FloatingPointError where logits were not finite: no accuracy is told of the
+    other rows.
     """
     num_labels, num_attributes = len(info.label_names), len(info.attribute_names)
     if np.shape(sums.predicted) != (num_labels * num_attributes, num_labels):

@@ -80,6 +80,7 @@ def render(finished: Finished) -> str:
         "difference_of": figures.difference_of,
         "p": _p,
         "count": _count,
+        "capital": lambda text: text[:1].upper() + text[1:],  # names keep theirs
     }
     template = importlib.resources.files("fairkd_jax.report").joinpath("page.html.j2")
     return environment.from_string(template.read_text(encoding="utf-8")).render(

@@ -23,6 +23,8 @@ def test_splits_load_and_are_sound(plugin):
         assert not [k for k, v in columns.items() if v.dtype.kind in "US"]  # texts are objects
         assert set(columns["label"]) <= set(range(len(info.label_names)))
         assert set(columns["attribute"]) <= set(range(len(info.attribute_names)))
+        shape = (len(loaded), len(info.subpopulations))
+        assert columns.get("member", np.zeros((len(loaded), 0), bool)).shape == shape
         group = columns["label"] * len(info.attribute_names) + columns["attribute"]
         np.testing.assert_array_equal(columns["group"], group)
         if split in info.expected_counts:

@@ -22,9 +22,10 @@ def sets():
 
 
 def readable(plugin, sets):
-    """(training split, fitted view) of each set that has the columns the view reads."""
+    """(first split, fitted view) of each set that has the columns the view reads."""
     for spec in sets:
-        split = registry.build("sets", spec).load("train")
+        dataset = registry.build("sets", spec)
+        split = dataset.load(dataset.splits[0])
         with contextlib.suppress(UnknownName):  # an image view of text, a text view of images
             yield split, registry.build("views", plugin).fit(split)
 

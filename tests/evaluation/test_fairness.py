@@ -1,5 +1,7 @@
 """Fairness numbers from counts: by hand, against scikit-learn, and undefined where they are."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,6 +43,31 @@ def test_by_hand():
     assert got["equal_opportunity_difference"] == pytest.approx(1 - 0.2)
     assert got["equalized_odds_difference"] == pytest.approx(1 - 0.2)
     assert fairness.gap_id_ood(acc_id=0.9, acc_ood=0.6) == pytest.approx(0.3)
+
+
+def test_subpopulations_stand_beside_groups_and_never_among_them():
+    """As WILDS scores CivilComments: the worst of identities by label, which overlap."""
+    names = ("y:0_male:1", "y:1_male:1", "y:0_muslim:1", "y:1_muslim:1")
+    info = dataclasses.replace(BIRDS, subpopulations=names)
+    parts = np.zeros((4, 2, 2), int)
+    parts[0, 0], parts[1, 1], parts[2, 0] = (45, 5), (3, 7), (8, 8)
+    sums = sums_of([[90, 10], [5, 15], [8, 2], [0, 70]]).replace(subpopulations=parts)
+    got = fairness.metrics(sums, info)
+    assert got["acc_subpopulation/y:0_male:1"] == pytest.approx(0.9)
+    assert got["acc_subpopulation/y:0_muslim:1"] == pytest.approx(0.5)
+    assert np.isnan(got["acc_subpopulation/y:1_muslim:1"])  # empty: no 0
+    assert got["worst_subpopulation_accuracy"] == got["acc_wg"] == pytest.approx(0.5)
+    assert fairness.worst_subpopulation(sums, info) == ("y:0_muslim:1", 16)
+    plain = fairness.metrics(sums_of(sums.predicted), BIRDS)
+    assert {k: v for k, v in got.items() if k in plain} == plain  # groups as before
+    assert {*got} - {*plain} == {"worst_subpopulation_accuracy", "acc_wg"} | {
+        f"acc_subpopulation/{name}" for name in names
+    }
+    assert fairness.selection_value("worst_subpopulation_accuracy", got) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="not those of 4 subpopulations"):
+        fairness.metrics(sums_of(sums.predicted), info)
+    none = sums.replace(subpopulations=np.zeros((4, 2, 2), int))
+    assert fairness.worst_subpopulation(none, info) == ("", 0)
 
 
 def test_against_scikit_learn():

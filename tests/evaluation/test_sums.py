@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix
 
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.evaluation.sums import Sums, count, label_map
@@ -95,6 +96,37 @@ def test_eight_devices_count_as_one():
     placed = put_batch((logits, batch), make_mesh(fsdp=2))
     assert len(placed[0].sharding.device_set) == 8
     assert_equal(step(*placed), step(logits, batch))
+
+
+def test_subpopulations_that_overlap_are_confusions_of_their_rows():
+    """Against scikit-learn, row by row; on one device and on eight; padding and NaN left out."""
+    names = ("all", "none", "even", "a few")
+    logits, batch = random_batch(64)
+    rows = np.arange(64)
+    member = np.stack([rows >= 0, rows < 0, rows % 2 == 0, rows % 7 == 3], axis=1)
+    batch |= {"member": member, "real": np.where(rows < 59, 1, 0).astype(np.float32)}
+    logits[4] = np.nan
+    sizes = SIZES | {"num_subpopulations": len(names)}
+    sums = count(logits, batch, SAME, **sizes)
+    kept = (batch["real"] > 0) & (rows != 4)
+    for i, inside in enumerate(member.T):
+        at = kept & inside
+        guess = np.argmax(logits[at], axis=1)
+        wanted = np.zeros((LABELS, LABELS), int)
+        if at.any():
+            wanted = confusion_matrix(batch["label"][at], guess, labels=SAME)
+        np.testing.assert_array_equal(sums.subpopulations[i], wanted)
+    by_label = np.reshape(sums.predicted, (LABELS, ATTRIBUTES, LABELS)).sum(axis=1)
+    np.testing.assert_array_equal(sums.subpopulations[0], by_label)
+    step = jax.jit(lambda z, b: count(z, b, SAME, **sizes))
+    assert_equal(step(*put_batch((logits, batch), make_mesh(fsdp=2))), sums)
+    sums = jax.device_get(sums)
+    total = Sums.zero(GROUPS, LABELS, num_subpopulations=4) + sums + sums
+    assert total.subpopulations.dtype == np.int64
+    np.testing.assert_array_equal(total.subpopulations, 2 * sums.subpopulations)
+    without = count(logits, {k: v for k, v in batch.items() if k != "member"}, SAME, **SIZES)
+    assert without.subpopulations.shape == (0, LABELS, LABELS)
+    assert_equal(without.replace(subpopulations=sums.subpopulations), sums)
 
 
 def test_losses_are_finite_for_extreme_logits():

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,12 @@ def build(
     counts: Sequence[int] = COUNTS,
     compare: bool = True,
     headline: Sequence[str] = ("in_domain/test/worst_group_accuracy",),
+    subpopulations: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes a study and its stages, and returns what `study.json` holds.
 
-    `folder` is the study's own, `WORKDIR/studies/NAME`.
+    `folder` is the study's own, `WORKDIR/studies/NAME`. `subpopulations` of the shifted set, by
+    name with their sizes, are scored .8, .7, ... in this order, plus a hundredth a seed.
     """
     axes = axes or {"": [""]}
     (axis, labels), rows = next(iter(axes.items())), []
@@ -79,7 +82,12 @@ def build(
                                     folder, ids[role], "", accuracy, counts
                                 ),
                                 "shifted/test": _evaluate(
-                                    folder, ids[role], "shifted", accuracy - 0.08, counts
+                                    folder,
+                                    ids[role],
+                                    "shifted",
+                                    accuracy - 0.08,
+                                    counts,
+                                    {p: (n, seed) for p, n in subpopulations.items()},
                                 ),
                             },
                             "comparisons": {"teacher": _compare(folder, ids[role], seed)}
@@ -90,6 +98,10 @@ def build(
                         }
                     )
     table = {"group_names": GROUPS, "counts": counts}
+    parts = {
+        "subpopulations": [*subpopulations],
+        "subpopulation_counts": [*subpopulations.values()],
+    }
     facts = {"licence": "CC BY 4.0", "source": "drawn for this test"}
     study = {
         "study": "synthetic",
@@ -106,7 +118,7 @@ def build(
         "data": {
             "in_domain": {"train": {**table, "counts": [5000, 50, 60, 4000]}, "test": table}
             | facts,
-            "shifted": {"test": table} | facts,
+            "shifted": {"test": table | parts} | facts,
         },
         "ledger": [
             {"stage": "a", "kind": "train", "seconds": 10.0, "examples": 20000},
@@ -150,7 +162,14 @@ def _train(folder: Path, run: str, accuracy: float) -> str:
     return path.name
 
 
-def _evaluate(folder: Path, run: str, data: str, worst: float, counts: Sequence[int]) -> str:
+def _evaluate(
+    folder: Path,
+    run: str,
+    data: str,
+    worst: float,
+    counts: Sequence[int],
+    named: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+) -> str:
     path = stage(folder, run, data, "evaluate")
     accuracy = [0.95, worst + 0.1, worst, 0.9]
     accuracy = [a if n else None for a, n in zip(accuracy, counts)]
@@ -171,6 +190,12 @@ def _evaluate(folder: Path, run: str, data: str, worst: float, counts: Sequence[
         "loss": 0.7,
         **{f"acc_group/{g}": a for g, a in zip(GROUPS, accuracy)},
     }
+    within = [0.8 - 0.1 * i + 0.01 * seed for i, (_, seed) in enumerate(named.values())]
+    told = {}  # results of before there were subpopulations do not speak of them
+    if named:
+        metrics["worst_subpopulation_accuracy"] = metrics["acc_wg"] = min(within)
+        metrics |= {f"acc_subpopulation/{p}": a for p, a in zip(named, within)}
+        told = {"subpopulations": [*named], "subpopulation_counts": [n for n, _ in named.values()]}
     result = {
         "dataset": "made_digits",
         "split": "test",
@@ -182,6 +207,7 @@ def _evaluate(folder: Path, run: str, data: str, worst: float, counts: Sequence[
         "train_group_counts": None,
         "sums": {},
         "metrics": metrics,
+        **told,
     }
     (path / "result.json").write_text(json.dumps(result))
     return path.name

@@ -238,6 +238,23 @@ def test_the_worst_group_is_named(outline):
     assert "5-9, red (n=60; 6 of 6)" in outline.words  # beside its value
 
 
+def test_subpopulations_are_counted_named_and_drawn(tmp_path):
+    names = ("worst_subpopulation_accuracy", "acc_subpopulation/round=R1", "gap_id_ood/round=R1")
+    parts = {"origin=original": 700, "round=R1": 30, "origin=revised": 250}
+    headlines = [f"shifted/test/{name}" for name in names]
+    synthetic_study.build(tmp_path, subpopulations=parts, headline=headlines, compare=False)
+    words = Outline(page.write(tmp_path).read_text()).words
+    assert "Worst-subpopulation accuracy on shifted/test (1000 examples)" in words
+    assert "the subpopulation that is the worst in most seeds, its size n, and in how many" in words
+    assert "origin=revised (n=250; 6 of 6)" in words
+    assert "Accuracy of round=R1 on shifted/test (30 examples)" in words
+    assert "Gap id ood of round=R1 on shifted/test (30 examples)" in words
+    assert "subpopulation test origin=original 700 round=R1 30 origin=revised 250" in words
+    assert "gap_id_ood: acc_avg on in_domain/test − accuracy here" in words
+    assert "Accuracy by subpopulation on shifted/test" in words
+    assert "Accuracy by group on shifted/test" in words
+
+
 def test_says_where_few_seeds_leave_the_tests(tmp_path, outline):
     assert "With 6 seeds no p can be below 0.031" in outline.words
     assert "its correction below 0.125: the verdicts" in outline.words  # 4 tests

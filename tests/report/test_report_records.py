@@ -90,6 +90,47 @@ def test_gap_between_domains(tmp_path):
     assert np.isnan(finished.values(runs, "in_domain/test", "gap_id_ood")).all()
 
 
+PARTS = {"subcase=a/b": 700, "round=R1": 30, "origin=x, revised": 250}
+
+
+def test_subpopulations_have_rows_of_their_own(tmp_path):
+    names = ("acc_subpopulation/round=R1", "worst_subpopulation_accuracy", "gap_id_ood/subcase=a/b")
+    headlines = [f"shifted/test/{name}" for name in names]
+    study = synthetic_study.build(tmp_path, subpopulations=PARTS, headline=headlines)
+    finished = records.read(tmp_path)
+    (tmp_path / "records.csv").write_text(records.as_csv(finished))
+    table = pd.read_csv(tmp_path / "records.csv", keep_default_na=False)
+    assert tuple(table.columns) == (*records.COLUMNS, "worst")
+    assert not table.duplicated(["run", "dataset", "split", "group", "metric"]).any()
+    run = study["runs"][2]
+    rows = table[(table["run"] == run["run"]) & (table["dataset"] == "made_digits (shifted)")]
+
+    def one(metric, group=""):
+        row = rows[(rows["metric"] == metric) & (rows["group"] == group)]
+        return row["n"].item(), row["worst"].item(), float(row["value"].item())
+
+    for i, (name, n) in enumerate(PARTS.items()):
+        accuracy = 0.8 - 0.1 * i
+        assert one("acc_subpopulation", name) == (n, "", pytest.approx(accuracy))
+        inside = finished.values([run["run"]], "in_domain/test", "acc_avg")[0]
+        assert one("gap_id_ood", name) == (n, "", pytest.approx(inside - accuracy))
+    for metric in ("worst_subpopulation_accuracy", "acc_wg"):
+        assert one(metric) == (250, "origin=x, revised", pytest.approx(0.6))
+    assert one("worst_group_accuracy")[:2] == (60, synthetic_study.GROUPS[2])  # not mixed
+    assert one("gap_id_ood")[0] == 1000
+    ids = [r["run"] for r in study["runs"]]
+    worst = finished.worst_group(ids, "shifted/test", "acc_subpopulation")
+    assert worst == ("origin=x, revised", len(ids))
+    assert [(m, g) for _, m, g in finished.headline()] == [
+        ("acc_subpopulation", "round=R1"),
+        ("worst_subpopulation_accuracy", ""),
+        ("gap_id_ood", "subcase=a/b"),
+    ]
+    assert set(finished.rows.loc[finished.rows["group"].isin(PARTS), "evaluation"]) == {
+        "shifted/test"
+    }
+
+
 def test_empty_group_is_nan(tmp_path):
     study = synthetic_study.build(tmp_path, counts=(500, 0, 60, 400))
     finished = records.read(tmp_path)

@@ -6,345 +6,40 @@ Training and validation on MNLI, and HANS as a set of its own to evaluate on:
     {"name": "nli_files", "folder": F, "hans": "hans/eval.tsv.gz", "attribute": "heuristic",
      "label_names": ("entailment", "non-entailment"),
      "attribute_names": ("lexical_overlap", "subsequence", "constituent"),
-     "suggests": {h: ("entailment",) for h in the three heuristics}}
+     "suggests": {h: ("entailment",) for h in the three heuristics},
+     "subpopulations": {"hans": "subcase"}}
 
 `configs/studies/published_nli.py` reads the files as their authors published them.
 """
 
 import dataclasses
-import re
-import zlib
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from fairkd_jax import buckets
-from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
-from fairkd_jax.data.rows import Row, as_name, format_of, read_rows
-from fairkd_jax.data.shortcuts import SHORTCUTS
-from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Path
+from fairkd_jax.data.columns import ColumnFiles
+from fairkd_jax.data.dataset import DataSet
+from fairkd_jax.data.shortcuts import SHORTCUTS, Shortcut
 
 
 @dataclasses.dataclass(frozen=True)
-class NliFiles(DataSet):
-    """Splits from .tsv or .txt (tabs, no quoting), .csv or .jsonl files, each of them also as .gz.
-
-    Every row of a file is in its split, its line number as id, or counted in `left_out`.
+class NliFiles(ColumnFiles, DataSet):
+    """Splits of pairs from files with columns; all other options are those of `data/columns.py`.
 
     Raises ValueError or FileNotFoundError for a missing folder or file and for labels of which no
     attribute value says anything when it is made; for a broken row, an unknown label or attribute
     value or a text that is missing, with file and line, on loading.
     """
 
-    folder: str = ""
-    train: str = ""  # files, relative to the folder; a split without a file does not exist
-    val: str = ""
-    test: str = ""
-    hans: str = ""
+    hans: str = ""  # one more split
     premise: str = "premise"  # names of columns
     hypothesis: str = "hypothesis"
-    label: str = "label"
     attribute: str = "overlap"  # "overlap", "negation": computed; else the name of a column
     label_names: tuple[Any, ...] = ("entailment", "neutral", "contradiction")
-    label_map: Mapping[Any, str] = dataclasses.field(default_factory=dict)
-    # label as the files write it -> its name, where they differ: {"e": "entailment"}
-    skip_labels: tuple[Any, ...] = ()  # labels of rows to leave out: ("-",) in SNLI
-    skip_empty: bool = False  # leave out rows without a premise or hypothesis, else an error
-    attribute_names: tuple[Any, ...] = ()  # values of the attribute's column, in order
-    suggests: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    # attribute value -> labels that the shortcut suggests there; computed attributes know some.
-    # Where all values suggest the same, as in HANS, the other labels are those that conflict
-    never_suggested: tuple[str, ...] = ()  # labels that no value suggests, though values differ
     collapses: Mapping[str, Any] = dataclasses.field(
         default_factory=lambda: {"non-entailment": ("neutral", "contradiction")}
-    )  # label of these files -> labels of a net that count as it
-    where: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    # split -> {column: value or values}: keeps rows with one of these values
-    part: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    # split -> "1/2": the first of two parts; pairs with one premise stay together
-    limit: int = 0  # rows of each split at most, evenly spaced through the file; 0: all
-    licence: str = "that of the files: see where they came from"
+    )
 
-    places: ClassVar[tuple[str, ...]] = ("folder", "train", "val", "test", "hans")
-
-    def __post_init__(self):
-        if not self.folder:
-            raise ValueError("nli_files: folder is empty: name the folder that holds the files")
-        root = self._root()
-        if not root.is_dir():
-            raise FileNotFoundError(f"nli_files: folder = {self.folder!r} does not exist")
-        if not self.splits:
-            raise ValueError(f"nli_files: no file for any of {', '.join(self._files())}")
-        for split in self.splits:
-            path = root / self._files()[split]
-            format_of(path)
-            if not path.is_file():
-                place = path.parent if path.parent.is_dir() else root
-                found = ", ".join(sorted(p.name for p in place.iterdir())) or "nothing"
-                raise FileNotFoundError(f"nli_files: {split} = {path} not found; {place}: {found}")
-        for option in ("where", "part"):
-            for split in getattr(self, option):
-                _check(split, f"split in nli_files.{option}:", self.splits)
-        for split in self.splits:
-            self._part(split)
-            self._where(split)
-        self._check_columns()
-        self._check_names()
-        self._check_suggestions()
-
-    def _check_columns(self) -> None:
-        columns = {o: getattr(self, o) for o in ("premise", "hypothesis", "label", "attribute")}
-        for option, column in columns.items():
-            others = [o for o, other in columns.items() if o != option and other == column]
-            if not column or others:
-                also = f", as {' and '.join(others)} is" if column else ""
-                raise ValueError(
-                    f"nli_files: {option} = {column!r}{also}: name a column of its own"
-                )
-        if self.limit < 0:
-            raise ValueError(f"nli_files: limit = {self.limit}, expected 0 (all rows) or more")
-
-    def _check_names(self) -> None:
-        for option in ("label_names", "attribute_names"):
-            names = getattr(self, option)
-            if not all(isinstance(name, str) for name in names):
-                raise ValueError(
-                    f"nli_files: {option} = {names!r}: names are texts. Where the files hold whole "
-                    f"numbers, give the texts of these in order: {tuple(map(str, names))!r}; for "
-                    "labels better what they mean: label_names = ('entailment', ...), "
-                    "label_map = {'0': 'entailment', ...}"
-                )
-            if len(set(names)) < len(names):
-                raise ValueError(f"nli_files: {option} = {names!r}: a name occurs twice")
-        for written, name in self.label_map.items():
-            _check(name, f"label in nli_files.label_map.{written}:", self.label_names)
-        for name in self.skip_labels:
-            if as_name(name) in self._labels():
-                raise ValueError(
-                    f"nli_files: {name!r} is to be left out by skip_labels and kept by label_names "
-                    "or label_map: choose one"
-                )
-        for name in self.never_suggested:
-            _check(name, "label in nli_files.never_suggested:", self.label_names)
-
-    def _check_suggestions(self) -> None:
-        if self.attribute not in SHORTCUTS and not (self.attribute_names and self.suggests):
-            raise ValueError(
-                f"nli_files: attribute = {self.attribute!r} is a column, so attribute_names (its "
-                "values) and suggests (the labels that each suggests) are needed; computed "
-                f"attributes are {', '.join(SHORTCUTS)}"
-            )
-        for value, labels in self._said().items():
-            _check(value, "attribute value in nli_files.suggests:", self._attribute_names())
-            for label in labels:
-                _check(label, f"label in nli_files.suggests.{value}:", self.label_names)
-        suggests = self._suggests()
-        silent = [v for v in self._attribute_names() if not suggests.get(v)]
-        if silent and self.attribute not in SHORTCUTS:
-            raise ValueError(f"nli_files: suggests has no label for attribute value {silent[0]!r}")
-        told = {label for labels in suggests.values() for label in labels}
-        alike = len({frozenset(suggests[v]) for v in self._attribute_names()}) == 1
-        forgotten = [n for n in self.label_names if n not in {*told, *self.never_suggested}]
-        if forgotten and not alike:
-            raise ValueError(
-                f"nli_files: no value of attribute {self.attribute!r} suggests the label "
-                f"{', '.join(map(repr, forgotten))}, so no pair with it could count as aligned. "
-                + (
-                    f"{self.attribute!r} knows {', '.join(sorted(told))}: where the files only "
-                    "spell these otherwise, use the known names in label_names and say "
-                    f"label_map = {{{forgotten[0]!r}: {sorted(told)[0]!r}}} or the like; else say "
-                    if self.attribute in SHORTCUTS
-                    else "Say "
-                )
-                + "which labels each value suggests: suggests = "
-                f"{{{', '.join(f'{v!r}: (...)' for v in suggests)}}}, or never_suggested = "
-                f"{tuple(forgotten)!r} if that is meant"
-            )
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Those that have a file."""
-        return tuple(split for split, file in self._files().items() if file)
-
-    @property
-    def info(self) -> Info:
-        suggests, names = self._suggests(), self._attribute_names()
-        return Info(
-            label_names=self.label_names,
-            attribute_names=names,
-            aligned=tuple(
-                tuple(label in suggests[value] for value in names) for label in self.label_names
-            ),
-            licence=self.licence,
-            source=f"files in {self._root()}: {', '.join(filter(None, self._files().values()))}",
-            collapses={k: tuple(v) for k, v in self.collapses.items() if k in self.label_names},
-        )
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        path = self._root() / self._files()[split]
-        return {f"{split} {format_of(path)}": path}
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        path = self._root() / self._files()[split]
-        left_out: Counter[str] = Counter()
-        kept = self._limited([*self._kept(split, path, left_out)], path, left_out)
-        lines, rows = zip(*kept)
-        labels = self._labels()
-        made = make_split(
-            self.info,
-            np.array([labels[row[self.label]] for row in rows]),
-            np.array([self._value(row) for row in rows]),
-            id=np.array(lines),
-            premise=[row[self.premise] for row in rows],
-            hypothesis=[row[self.hypothesis] for row in rows],
-        )
-        return dataclasses.replace(made, left_out=dict(left_out))
-
-    def _kept(self, split: str, path: Path, left_out: Counter[str]) -> Iterator[tuple[int, Row]]:
-        """Rows of the split, checked, with their lines; those left out are counted by reason."""
-        where, (part, parts) = self._where(split), self._part(split)
-        found: dict[str, set[str]] = {column: set() for column in where}
-        choices, skipped = self._choices(), {as_name(label) for label in self.skip_labels}
-        kept = 0
-        for line, row in read_rows(path, (self.premise, self.hypothesis), (*choices, *where)):
-            for column, values in found.items():
-                values.add(row[column])
-            if any(row[column] not in values for column, values in where.items()):
-                left_out["where"] += 1
-            elif zlib.crc32(row[self.premise].encode()) % parts != part - 1:
-                left_out["part"] += 1
-            elif row[self.label] in skipped:
-                left_out[f"{self.label} {row[self.label]!r}"] += 1
-            elif not self._has_texts(row, f"{path}, line {line}"):
-                left_out["no text"] += 1
-            else:
-                for column, names in choices.items():
-                    if row[column] not in names:
-                        raise self._unknown(row[column], column, f"{path}, line {line}", names)
-                kept += 1
-                yield line, row
-        if not kept:
-            reasons = ", ".join(f"{reason}: {n}" for reason, n in left_out.items())
-            raise ValueError(
-                f"nli_files: no row of {path} is left for split {split!r}; "
-                f"left out: {reasons or 'none, it has no rows'}"
-            )
-        for column, values in where.items():
-            for value in values:
-                _check(value, f"value in nli_files.where.{split}.{column}:", found[column])
-
-    def _limited(
-        self, rows: list[tuple[int, Row]], path: Path, left_out: Counter[str]
-    ) -> list[tuple[int, Row]]:
-        """At most `limit` rows, evenly spaced; ValueError if no row of some name remains."""
-        if not 0 < self.limit < len(rows):
-            return rows
-        left_out["limit"] = len(rows) - self.limit
-        chosen = [rows[i * len(rows) // self.limit] for i in range(self.limit)]
-        for column in self._choices():
-            lost = {row[column] for _, row in rows} - {row[column] for _, row in chosen}
-            if lost:
-                raise ValueError(
-                    f"nli_files: limit = {self.limit} takes every {len(rows) / self.limit:g}th of "
-                    f"{len(rows)} rows of {path}, and none of them has {column} = "
-                    f"{min(lost)!r}: choose another limit"
-                )
-        return chosen
-
-    def _root(self) -> Path:
-        return buckets.path(self.folder)
-
-    def _files(self) -> dict[str, str]:
-        return {"train": self.train, "val": self.val, "test": self.test, "hans": self.hans}
-
-    def _labels(self) -> dict[str, int]:
-        """Label as the files write it -> its number."""
-        numbers = {name: i for i, name in enumerate(self.label_names)}
-        return numbers | {as_name(k): numbers[name] for k, name in self.label_map.items()}
-
-    def _choices(self) -> dict[str, tuple[str, ...]]:
-        """Column of names -> values that it may have."""
-        column = {} if self.attribute in SHORTCUTS else {self.attribute: self.attribute_names}
-        return {self.label: tuple(self._labels())} | column
-
-    def _attribute_names(self) -> tuple[str, ...]:
-        if self.attribute in SHORTCUTS:
-            return tuple(SHORTCUTS[self.attribute].suggests)
-        return self.attribute_names
-
-    def _suggests(self) -> dict[str, tuple[str, ...]]:
-        """Attribute value -> labels: what the user says, before what a computed one knows."""
-        known = SHORTCUTS[self.attribute].suggests if self.attribute in SHORTCUTS else {}
-        told = {**known, **self._said()}
-        return {value: told.get(value, ()) for value in self._attribute_names()}
-
-    def _said(self) -> dict[str, tuple[str, ...]]:
-        """`suggests`, in which names may be the whole numbers that files write."""
-        return {
-            as_name(value): tuple(as_name(label) for label in _several(labels))
-            for value, labels in self.suggests.items()
-        }
-
-    def _value(self, row: Row) -> int:
-        if self.attribute in SHORTCUTS:
-            holds = SHORTCUTS[self.attribute].holds(row[self.premise], row[self.hypothesis])
-            return 0 if holds else 1
-        return self.attribute_names.index(row[self.attribute])
-
-    def _has_texts(self, row: Row, place: str) -> bool:
-        for column in (self.premise, self.hypothesis):
-            if not row[column] or row[column].isspace():
-                if self.skip_empty:
-                    return False
-                raise ValueError(
-                    f"nli_files: {column} in {place} is empty; skip_empty = True leaves out and "
-                    "counts such rows"
-                )
-        return True
-
-    def _unknown(self, value: str, column: str, place: str, names: Collection[str]) -> ValueError:
-        """What to say of a label or an attribute value that no name is given for."""
-        if column != self.label:
-            return UnknownName(value, f"{column} in {place}:", names)
-        if re.fullmatch(r"[+-]?\d+", value):
-            return ValueError(
-                f"nli_files: {column} in {place} is the whole number {value}, not one of "
-                f"{', '.join(names)}: say what the numbers mean, label_map = {{{value!r}: "
-                f"{self.label_names[0]!r}, ...}}, or give label_names as the texts of the numbers"
-            )
-        remedy = "label_map can rename it, skip_labels leave its rows out"
-        return UnknownName(value, f"{column} in {place} ({remedy}):", names)
-
-    def _part(self, split: str) -> tuple[int, int]:
-        text = str(self.part.get(split, "1/1"))
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise ValueError(f"nli_files: part of {split} = {text!r}, expected such as '1/2'")
-        return int(found[1]), int(found[2])
-
-    def _where(self, split: str) -> dict[str, tuple[str, ...]]:
-        """Column -> its values in rows to keep, as the files' readers give them."""
-        wanted = {}
-        for column, values in self.where.get(split, {}).items():
-            place = f"nli_files: where.{split}.{column}"
-            if not column or not _several(values):
-                raise ValueError(f"{place} = {values!r}: name a column and a value to keep")
-            try:
-                wanted[column] = tuple(as_name(value) for value in _several(values))
-            except ValueError as error:
-                raise ValueError(f"{place} = {error}") from error
-        return wanted
-
-
-def _several(value: Any) -> Collection[Any]:
-    return value if isinstance(value, list | tuple) else (value,)
-
-
-def _check(name: Any, place: str, choices: Collection[str]) -> None:
-    if name not in choices:
-        raise UnknownName(str(name), place, choices)
+    places: ClassVar[tuple[str, ...]] = (*ColumnFiles.places, "hans")
+    files: ClassVar[tuple[str, ...]] = (*ColumnFiles.files, "hans")
+    inputs: ClassVar[tuple[str, ...]] = ("premise", "hypothesis")
+    computed: ClassVar[Mapping[str, Shortcut]] = SHORTCUTS

@@ -1,7 +1,11 @@
-"""SNLI (arXiv 1508.05326), and its hard test pairs (arXiv 1803.02324).
+"""SNLI (arXiv 1508.05326), and which of its test pairs are hard (arXiv 1803.02324).
 
 fairkd-data --set=snli --source=snli_1.0.zip --data_dir=DIR
 {"name": "snli", "data_dir": DIR, "attribute": "negation"}
+
+A pair is hard where a classifier that sees the hypothesis alone is wrong: those are listed in
+`snli_1.0_test_hard.jsonl`, put beside the archive. Without it, or from the hub's parquet, which
+names no pairs, nothing is told of it.
 """
 
 import dataclasses
@@ -9,40 +13,44 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from fairkd_jax.data import pairs, prepared
-from fairkd_jax.data.archives import Source
+from fairkd_jax.data.archives import Missing, Source
 from fairkd_jax.data.dataset import DataSet, Info, Split
+from fairkd_jax.data.pairs import Layout
 from fairkd_jax.data.prepared import Example, Original
 from fairkd_jax.data.rows import read_rows
 from fairkd_jax.types import Path
 
 
 def _features(tfds: Any) -> dict[str, Any]:
-    return {
-        "pair_id": tfds.Text(),
-        "premise": tfds.Text(),
-        "hypothesis": tfds.Text(),
-        "label": tfds.ClassLabel(names=pairs.LABELS),
-    }
+    return pairs.features(tfds, hard=tfds.ClassLabel(names=("easy", "hard")))
 
 
 def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
-    part = {"train": "train", "val": "dev", "test": "test"}[split]
-    path = source.file(f"snli_1.0_{part}.jsonl", f"snli_1.0_{part}.txt")
-    for line, row in read_rows(path, ("sentence1", "sentence2"), ("gold_label", "pairID")):
-        yield (
-            f"{path}, line {line}",
-            {
-                "pair_id": row["pairID"],
-                "premise": row["sentence1"],
-                "hypothesis": row["sentence2"],
-                "label": -1 if row["gold_label"] == "-" else row["gold_label"],
-            },
-        )
+    ours = {"train": ("train", "train"), "val": ("dev", "validation"), "test": ("test", "test")}
+    part, hub = ours[split]
+    files = (f"snli_1.0_{part}.jsonl", f"snli_1.0_{part}.txt")
+    layouts = (
+        Layout(files, **pairs.OF_STANFORD, key="pairID"),
+        Layout((f"{hub}-*.parquet", f"{hub}.parquet", f"{hub}.jsonl")),
+    )
+    hard = _hard(source) if split == "test" else None
+    for place, pair in pairs.read(source, layouts):
+        told = -1 if hard is None else "hard" if pair["pair_id"] in hard else "easy"
+        yield place, {**pair, "hard": told}
+
+
+def _hard(source: Source) -> set[str] | None:
+    """The pairs of the list; None where there is none."""
+    try:
+        path = source.file("snli_1.0_test_hard.jsonl")
+    except Missing:
+        return None
+    return {row["pairID"] for _, row in read_rows(path, (), ("pairID",))}
 
 
 @dataclasses.dataclass(frozen=True)
 class Snli(DataSet):
-    """Three labels. The attribute is computed from the texts; `-` rows are left out."""
+    """Three labels; pairs on which the annotators did not agree are left out."""
 
     data_dir: str = ""
     attribute: str = "negation"
@@ -57,10 +65,25 @@ class Snli(DataSet):
         read=_read,
         key="pair_id",
         citation="arXiv:1508.05326",
-        published={
-            "train": {"examples": 550_152},
-            "val": {"examples": 10_000},
-            "test": {"examples": 10_000},
+        published={  # the counts of TFDS's catalogue, and of the corpus by label
+            "train": {
+                "examples": 550_152,
+                "label=entailment": 183_416,
+                "label=neutral": 182_764,
+                "label=contradiction": 183_187,
+            },
+            "val": {
+                "examples": 10_000,
+                "label=entailment": 3_329,
+                "label=neutral": 3_235,
+                "label=contradiction": 3_278,
+            },
+            "test": {
+                "examples": 10_000,
+                "label=entailment": 3_368,
+                "label=neutral": 3_219,
+                "label=contradiction": 3_237,
+            },
         },
         elsewhere=("snli",),
     )
@@ -76,4 +99,4 @@ class Snli(DataSet):
     def load(self, split: str) -> Split:
         self.require(split)
         records = prepared.open_records(self.original, self.data_dir, split)
-        return pairs.split_of(records, self.info, self.attribute)
+        return pairs.split_of(records, self.info, self.attribute, ("hard",))
