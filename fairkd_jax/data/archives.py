@@ -87,6 +87,11 @@ class Source:
         more = f" and {len(self._files) - 10} more" if len(self._files) > 10 else ""
         raise Missing(f"{self.path} holds no file {' or '.join(names)}; there is {there}{more}")
 
+    @property
+    def all(self) -> Mapping[str, AnyPath]:
+        """All files by path, from the folder or from the top of the archive that holds them."""
+        return self._files
+
     def files(self, pattern: str, parts: int = 1) -> Mapping[str, AnyPath]:
         """All files of a pattern, by the last parts of their paths, in the order of their paths."""
         found = {n: p for n, p in self._files.items() if _is_called(n, pattern)}

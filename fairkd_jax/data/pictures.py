@@ -8,7 +8,7 @@ import concurrent.futures
 import functools
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,6 @@ from fairkd_jax.registry import UnknownName
 
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 FILTER = Image.Resampling.BILINEAR  # of Pillow, which smooths where it makes smaller
-MODES = {1: "L", 3: "RGB"}  # by channels
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
@@ -55,53 +54,72 @@ def check(name: str, size: int, frame: str) -> None:
         raise UnknownName(frame, f"frame of {name}:", FRAMES)
 
 
-def decoded(data: bytes, size: int, frame: str, channels: int = 3) -> np.ndarray:
-    """The pixels of one file, uint8 [size, size, channels]."""
+def decoded(data: bytes, size: int, frame: str) -> np.ndarray:
+    """The pixels of one file, uint8 [size, size, 3]."""
     with Image.open(io.BytesIO(data)) as opened:
-        image = opened.convert(MODES[channels])
+        image = opened.convert("RGB")
     if image.size != (size, size):
         image = FRAMES[frame](image, size)
-    return np.asarray(image).reshape(size, size, channels)
+    return np.asarray(image)
+
+
+def as_png(pixels: np.ndarray) -> io.BytesIO:
+    """A file of uint8 [Y, X] or [Y, X, 3], without loss."""
+    written = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(written, "PNG")
+    return io.BytesIO(written.getvalue())
 
 
 class Pictures(Column):
-    """Images of a prepared split, uint8 [N, size, size, channels].
+    """Images whose files are read when rows are asked for, uint8 [N, size, size, 3].
 
-    `rows`: which records, in the order of the split; none: all.
+    `read` gives of each row, by its number, where its file is and what it holds. Indexing raises
+    ValueError, naming the file, for one that does not decode whole.
     """
 
     dtype = np.dtype(np.uint8)
 
     def __init__(
         self,
-        records: Records,
+        read: Callable[[np.ndarray], Sequence[tuple[str, bytes]]],
+        count: int,
         size: int,
         frame: str,
         *,
-        channels: int = 3,
-        rows: np.ndarray | None = None,
         threads: int = THREADS,
     ):
-        self._records, self._threads = records, threads
-        self._decoded = functools.partial(decoded, size=size, frame=frame, channels=channels)
-        self._rows = np.arange(len(records)) if rows is None else rows
-        self.shape = (len(self._rows), size, size, channels)
+        self._read, self._threads = read, threads
+        self._decoded = functools.partial(decoded, size=size, frame=frame)
+        self.shape = (count, size, size, 3)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        wanted = self._rows[rows]
+        wanted = np.arange(len(self))[rows]
         found = np.empty((len(wanted), *self.shape[1:]), np.uint8)
-        blocks = np.array_split(np.arange(len(wanted)), min(len(wanted), self._threads))
+        blocks = np.array_split(np.arange(len(wanted)), min(len(wanted), self._threads) or 1)
 
         def fill(block: np.ndarray) -> None:
-            for place, (data,) in zip(block, self._records.rows(wanted[block], "image")):
-                found[place] = self._decoded(data)
+            for row, (place, data) in zip(block, self._read(wanted[block])):
+                try:
+                    found[row] = self._decoded(data)
+                except Exception as error:
+                    raise ValueError(f"{place} is no whole image: {error}") from error
 
         if len(blocks) < 2:
-            for block in blocks:
-                fill(block)
+            fill(blocks[0])
         else:
             list(_pool(self._threads).map(fill, blocks))
         return found
+
+
+def of_records(records: Records, size: int, frame: str, rows: np.ndarray | None = None) -> Pictures:
+    """The feature "image" of a prepared split; of some of its rows, in their order, or of all."""
+    rows = np.arange(len(records)) if rows is None else rows
+
+    def read(wanted: np.ndarray) -> list[tuple[str, bytes]]:
+        found = records.rows(rows[wanted], "image")
+        return [(f"{records.folder}, record {r}", d) for r, (d,) in zip(rows[wanted], found)]
+
+    return Pictures(read, len(rows), size, frame)
 
 
 @functools.lru_cache(maxsize=1)
@@ -110,7 +128,10 @@ def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
 
 
 class Changed(Column):
-    """Images, each changed by itself: `change(pixels [n, Y, X, K], rows)` gives as many."""
+    """Images, each changed by itself: `change(pixels [n, Y, X, K], rows)` gives as many.
+
+    `rows`: which image each row of the column is made of; none: one each.
+    """
 
     dtype = np.dtype(np.uint8)
 
@@ -118,10 +139,11 @@ class Changed(Column):
         self,
         images: Column | np.ndarray,
         change: Callable[[np.ndarray, np.ndarray], np.ndarray],
-        shape: tuple[int, ...] | None = None,
+        rows: np.ndarray | None = None,
     ):
         self._images, self._change = images, change
-        self.shape = shape or images.shape
+        self._rows = np.arange(len(images)) if rows is None else rows
+        self.shape = (len(self._rows), *images.shape[1:])
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self._change(self._images[rows], np.arange(len(self))[rows])
+        return self._change(self._images[self._rows[rows]], np.arange(len(self))[rows])

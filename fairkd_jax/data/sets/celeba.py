@@ -198,5 +198,5 @@ class Celeba(DataSet):
         records = prepared.open_records(self.original, self.data_dir, split)
         target, attribute = (f"attributes/{n}" for n in (self.target, self.attribute))
         read = records.columns(target, attribute)
-        image = pictures.Pictures(records, self.size, self.frame)
+        image = pictures.of_records(records, self.size, self.frame)
         return make_split(self.info, read[target], read[attribute], image=image)
