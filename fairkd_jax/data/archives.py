@@ -73,11 +73,12 @@ class Source:
     def file(self, *names: str) -> AnyPath:
         """The file of the first of these names that is there, in whatever folder.
 
-        A name may be a path from any folder on, with wildcards. Raises Missing where none is
-        there, ValueError where two of one name are.
+        A name may be a path from any folder on, with wildcards; NAME.gz is found too. Raises
+        Missing where none is there, ValueError where two of one name are.
         """
         for name in names:
-            found = [p for n, p in self._files.items() if _is_called(n, name)]
+            spelled = (name, f"{name}.gz")
+            found = [p for n, p in self._files.items() if any(_is_called(n, k) for k in spelled)]
             if len(found) > 1:
                 told = ", ".join(map(str, found[:5]))
                 raise ValueError(f"{self.path} holds {len(found)} files {name}: {told}. Keep one")

@@ -20,6 +20,7 @@ from typing import Any
 from fairkd_jax import buckets
 from fairkd_jax.data.archives import AnyPath
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Path
 
 Row = Mapping[str, str]
 Fields = Iterator[tuple[int, list[str]]]  # (number of the first line, from 1; its fields)
@@ -49,7 +50,7 @@ def read_rows(
     reader = READERS[f"quoted {suffix}" if quoted and suffix in (".tsv", ".txt") else suffix]
     columns = dict.fromkeys(names, as_name) | dict.fromkeys(texts, _as_text)
     try:
-        with buckets.near(path).open("rb") as file:
+        with _near(path).open("rb") as file:
             unzipped = gzip.GzipFile(fileobj=file) if path.name.endswith(".gz") else file
             if suffix == ".parquet":
                 yield from _parquet(file, path, columns)
@@ -64,11 +65,15 @@ def read_rows(
 def read_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
     """(number from 1, line without its end) of a text file. Raises as `read_rows` does."""
     try:
-        with buckets.near(path).open("rb") as file:
+        with _near(path).open("rb") as file:
             for number, line in enumerate(_lines(file, ("UTF-8",)), 1):
                 yield number, line.rstrip("\r\n")
     except (ValueError, OSError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _near(path: AnyPath) -> AnyPath:
+    return buckets.near(path) if isinstance(path, Path) else path  # one in an archive is near
 
 
 def format_of(path: AnyPath) -> str:
