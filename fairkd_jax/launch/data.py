@@ -13,6 +13,7 @@ Training reads the set by {"name": NAME, "data_dir": DATA_DIR}. A folder that Te
 prepared elsewhere is read as it is.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ OPTION = flags.DEFINE_multi_string(
 )
 
 flags.adopt_module_key_flags(runtime)
-GROUPS, SHEET = "groups.txt", "examples.txt"
+GROUPS, SHEET = "groups.txt", "examples"
 
 
 def main(argv: list[str]) -> None:
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> None:
     found = preparing.verify(original, folder)
     print(", ".join(f"{split} {count:,} examples" for split, count in found.items()))
     if OPTION.value or not (folder / GROUPS).exists():
-        splits = {split: dataset.load(split) for split in found}
+        splits = dict(_loaded(dataset))
         told = summary.table(splits)
         if not OPTION.value:
             _write_sheet(folder, splits)
@@ -71,6 +72,13 @@ def main(argv: list[str]) -> None:
         told = (folder / GROUPS).read_text(encoding="utf-8").rstrip()
     print(told)
     print(f"examples of each group: {', '.join(map(str, sorted(folder.glob('examples.*'))))}")
+
+
+def _loaded(dataset: DataSet) -> Iterator[tuple[str, Split]]:
+    """All splits but those of which there are no files, as there may be in a part."""
+    for split in dataset.splits:
+        with contextlib.suppress(UnknownName):
+            yield split, dataset.load(split)
 
 
 def _dataset() -> DataSet:
@@ -100,7 +108,12 @@ def _progress(split: str, total: int | None, examples: preparing.Examples) -> It
 
 
 def _write_sheet(folder: Path, splits: dict[str, Split]) -> None:
-    files.write(folder / SHEET, summary.sheet(splits))
+    if any("image" in split.columns for split in splits.values()):
+        from fairkd_jax.data import sheet
+
+        sheet.write(folder / f"{SHEET}.png", splits)
+    else:
+        files.write(folder / f"{SHEET}.txt", summary.sheet(splits))
 
 
 script = runtime.script(main)
