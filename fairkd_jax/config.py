@@ -42,7 +42,13 @@ class Data:
     set: Plugin = _plugin("sets", name="colored_digits")
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
-    sampler: str = "natural"  # see data/pipeline.py
+    sampler: str = "natural"  # see data/samplers.py
+    # Knobs of strength, of the split "train" alone, by choosing from it: see data/strength.py
+    fraction: float = later(1.0)  # of the split that is kept
+    group_floor: int = later(0)  # examples of each group that are kept at least, where it has them
+    correlation: float | None = later(None)  # share of each label whose shortcut is right
+    label_noise: float = later(0.0)  # share of each label that carries another
+    strength_seed: int | None = later(None)  # of what these draw; None: that of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,8 +267,8 @@ def _say_numbers(made: ConfigDict, value: Any) -> None:
         elif "values" in field.metadata:
             for name, one in inner.items():
                 _say_numbers(made[field.name][name], one)
-        elif inner is None and field.type == float | None:
-            made[field.name] = placeholder(float)
+        elif inner is None and field.type in (float | None, int | None):
+            made[field.name] = placeholder(field.type.__args__[0])
 
 
 def _tuples(value: Any) -> Any:

@@ -8,86 +8,19 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import numpy as np
 
 from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
+from fairkd_jax.data import strength
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
+from fairkd_jax.data.samplers import draw_by
+from fairkd_jax.data.source import Source
 from fairkd_jax.data.tables import Table
-from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Batch, Inputs, Path
-
-KEPT_BYTES = 2**30  # views of a split that would be larger are encoded batch by batch
-ROWS_AT_ONCE = 4096  # while encoding: bounds the memory beside the result
-
-
-class Source:
-    """The examples of a split, encoded by every view: rows by number."""
-
-    def __init__(self, split: Split, encoders: Mapping[str, Encoder]):
-        self.split = split
-        self._encoders = encoders
-        self._kept = {name: self._keep(encoder) for name, encoder in encoders.items()}
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def batch(self, rows: np.ndarray) -> Batch:
-        """The examples of the given row numbers."""
-        views = {
-            name: Inputs(
-                encoder.encode({k: v[rows] for k, v in self.split.columns.items()})
-                if self._kept[name] is None
-                else {k: v[rows] for k, v in self._kept[name].items()},
-                encoder.facts["identity"],
-            )
-            for name, encoder in self._encoders.items()
-        }
-        columns = {k: self.split.columns[k][rows] for k in ("label", "attribute", "group", "id")}
-        return {"views": views, **columns, "real": np.ones(len(rows), np.float32)}
-
-    def augment(self, batch: Batch, seed: int, step: int) -> Batch:
-        """The batch as training sees it at a step: what views draw is drawn."""
-        views = {
-            name: Inputs(
-                self._encoders[name].augment(dict(arrays), batch["id"], seed, step),
-                arrays.identity,
-            )
-            for name, arrays in batch["views"].items()
-        }
-        return batch | {"views": views}
-
-    def require(self, view: str, rows: Mapping[str, int]) -> None:
-        """Raises ValueError, with an example, where arrays of a view name rows that a net lacks.
-
-        `rows` are those of `Architecture.rows`. What is too large to be kept is not looked at: such
-        numbers then give NaN, which stops what runs.
-        """
-        kept = self._kept[view] or {}
-        for name in rows.keys() & kept.keys():
-            beyond = np.argwhere(kept[name] >= rows[name])
-            if len(beyond):
-                where = tuple(beyond[0])
-                row, number = where[0], kept[name][where]
-                identity = self.split.columns["id"][row]
-                raw = {k: v[row] for k, v in self.split.columns.items() if v.dtype.kind in "UTO"}
-                raise ValueError(
-                    f"view {view!r} has {name} up to {kept[name].max()}, but the net's table has "
-                    f"{rows[name]} rows: example {identity} has {number}: {raw}"
-                )
-
-    def _keep(self, encoder: Encoder) -> dict[str, np.ndarray] | None:
-        one = encoder.encode({k: v[:1] for k, v in self.split.columns.items()})
-        if sum(array.nbytes for array in one.values()) * len(self) > KEPT_BYTES:
-            return None
-        blocks = [
-            encoder.encode({k: v[i : i + ROWS_AT_ONCE] for k, v in self.split.columns.items()})
-            for i in range(0, len(self), ROWS_AT_ONCE)
-        ]
-        return {k: np.concatenate([block[k] for block in blocks]) for k in one}
+from fairkd_jax.types import Batch, Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,18 +29,22 @@ class Opened:
 
     data: Data
     dataset: DataSet
-    train: Split  # the one that `data.split` names
+    train: Split  # the one that `data.split` names, whole
     encoders: Mapping[str, Encoder]
     facts: Mapping[str, Mapping[str, Any]]  # what nets must know, by view
 
     def source(self, split: str, set_spec: Plugin | None = None) -> Source:
         """A split of this set, or of another, as this set's views encode it.
 
-        Raises UnknownName for a split that is not there or a set without the views' columns.
+        Of what is trained on that part that the knobs of `strength.py` choose. Raises UnknownName
+        for a split that is not there or a set without the views' columns.
         """
         own = _key(self.data.set)
         other = own if set_spec is None else _key(set_spec)
-        return _source(*_views(own, _key(self.data.views)), *_content(other, split))
+        found = _source(*_views(own, _key(self.data.views)), *_content(other, split))
+        trained = set_spec is None and split == strength.SPLIT
+        asked = strength.of(self.data) if trained else None
+        return strength.part(found, asked) if asked else found
 
 
 def open_data(data: Data) -> Opened:
@@ -204,7 +141,7 @@ def train_batches(
     Raises UnknownName for an unknown sampler, ValueError for a batch that does not divide, an
     empty class or group that is to be sampled, or examples without a row in a table.
     """
-    draw = _draw(source, sampler, seed, batch_size)
+    draw = draw_by(sampler, source, seed, batch_size)
     mine = _slice(batch_size, process_index, process_count)
     joined = _join(source, tables or {})
 
@@ -223,13 +160,7 @@ def epoch_size(source: Source, sampler: str = "natural") -> int:
 
     Raises as `train_batches` does for its sampler.
     """
-    return _draw(source, sampler, 0, 1).epoch
-
-
-def _draw(source: Source, sampler: str, seed: int, batch_size: int) -> "Draw":
-    if sampler not in SAMPLERS:
-        raise UnknownName(sampler, "sampler", SAMPLERS)
-    return SAMPLERS[sampler](source, seed, batch_size)
+    return draw_by(sampler, source, 0, 1).epoch
 
 
 def eval_batches(
@@ -285,88 +216,3 @@ def _join(source: Source, tables: Mapping[str, Table]) -> Callable[[np.ndarray],
         return source.batch(rows) | ({"tables": joined} if joined else {})
 
     return batch
-
-
-class Draw(NamedTuple):
-    """How a sampler draws."""
-
-    rows: Callable[[int], np.ndarray]  # step -> row numbers of its batch, int64 [batch_size]
-    epoch: int  # how many draws are an epoch
-
-
-def _random(seed: int, number: int, count: int) -> np.ndarray:
-    """`count` uniform numbers, a pure function of the arguments."""
-    key = np.array([seed, number], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).random(count)
-
-
-def _natural(source: Source, seed: int, batch_size: int) -> Draw:
-    """One permutation of all examples an epoch; a batch may end one epoch and begin the next."""
-    return _epochs(np.arange(len(source)), seed, batch_size)
-
-
-def _epochs(pool: np.ndarray, seed: int, batch_size: int) -> Draw:
-    @functools.lru_cache(maxsize=4)
-    def permutation(epoch: int) -> np.ndarray:
-        return pool[np.argsort(_random(seed, epoch, len(pool)), kind="stable")]
-
-    def draw(step: int) -> np.ndarray:
-        position = step * batch_size + np.arange(batch_size)
-        epochs = position // len(pool)
-        rows = [permutation(int(epoch)) for epoch in range(epochs[0], epochs[-1] + 1)]
-        return np.concatenate(rows)[position - epochs[0] * len(pool)]
-
-    return Draw(draw, len(pool))
-
-
-def _balanced(key: str) -> Callable[[Source, int, int], Draw]:
-    """With replacement: a value of column `key` evenly, then one of its examples evenly."""
-
-    def sampler(source: Source, seed: int, batch_size: int) -> Draw:
-        members = _members(source, key)
-        sizes = np.array([len(rows) for rows in members])
-        starts, pool = np.cumsum(sizes) - sizes, np.concatenate(members)
-
-        def draw(step: int) -> np.ndarray:
-            which, member = _random(seed, step, 2 * batch_size).reshape(2, batch_size)
-            value = (which * len(sizes)).astype(np.int64)
-            return pool[starts[value] + (member * sizes[value]).astype(np.int64)]
-
-        return Draw(draw, len(source))
-
-    return sampler
-
-
-def _subsampled(key: str) -> Callable[[Source, int, int], Draw]:
-    """As many examples of each value of column `key` as the rarest has, chosen by the seed."""
-
-    def sampler(source: Source, seed: int, batch_size: int) -> Draw:
-        members = _members(source, key)
-        smallest = min(len(rows) for rows in members)
-        order = _random(seed, 2**63, len(source))
-        chosen = [rows[np.argsort(order[rows], kind="stable")][:smallest] for rows in members]
-        return _epochs(np.sort(np.concatenate(chosen)), seed, batch_size)
-
-    return sampler
-
-
-def _members(source: Source, key: str) -> list[np.ndarray]:
-    """Row numbers by value of column `key`; ValueError if a value has none."""
-    names = source.split.info.label_names if key == "label" else source.split.info.group_names
-    members = [np.flatnonzero(source.split.columns[key] == i) for i in range(len(names))]
-    empty = [name for name, rows in zip(names, members) if not len(rows)]
-    if empty:
-        raise ValueError(
-            f"cannot sample by {key}: no example of {'; '.join(empty)} "
-            f"(there are {[len(rows) for rows in members]})"
-        )
-    return members
-
-
-SAMPLERS: Mapping[str, Callable[[Source, int, int], Draw]] = {
-    "natural": _natural,
-    "class_balanced": _balanced("label"),
-    "group_balanced": _balanced("group"),
-    "subsampled_classes": _subsampled("label"),
-    "subsampled_groups": _subsampled("group"),
-}

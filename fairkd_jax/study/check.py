@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairkd_jax.config import SELECTION_RULES, Plugin, Role, Stage, Study, as_dict
-from fairkd_jax.data import pipeline
+from fairkd_jax.data import pipeline, strength
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
@@ -38,6 +38,7 @@ def check(study: Study, given: Mapping[str, Any] | None = None) -> list[plan.Run
         )
     _check_axes(study, given or {})
     planned = plan.runs(study)
+    _check_floor(study, planned)
     tried: set[str] = set()
     for one in plan.stages(planned):
         if one.kind in CHECKS:
@@ -72,6 +73,20 @@ def _check_axes(study: Study, given: Mapping[str, Any]) -> None:
                     f"the axis {second!r} sets {new!r} and so takes away what the axis {first!r} "
                     f"set as {old!r}: let one axis hold both, or put it before the other"
                 )
+
+
+def _check_floor(study: Study, planned: list[plan.Run]) -> None:
+    """Raises ValueError for a floor under groups that no run thins."""
+    changed = {
+        k for axis, values in study.axes.items() for v in values for k in plan.changes(axis, v)
+    }
+    asked = study.experiment.data.group_floor or "data.group_floor" in changed
+    found = [strength.of(run.experiment.data) for run in planned]
+    if asked and not any(one and one.thins for one in found):
+        raise ValueError(
+            "data.group_floor has no effect where all examples are kept: it holds groups up while "
+            "data.fraction thins them"
+        )
 
 
 def _takes(key: str, flag: str, value: Any) -> bool:

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from fairkd_jax import buckets, files, processes, registry, sharding
 from fairkd_jax.config import Study, as_dict
-from fairkd_jax.data import pipeline
+from fairkd_jax.data import pipeline, strength
 from fairkd_jax.study import plan, reads, stage, stored
 from fairkd_jax.study.check import check
 from fairkd_jax.study.claim import claimed
@@ -269,7 +269,7 @@ def _row(run: plan.Run) -> dict[str, Any]:
 
 
 def _data(planned: list[plan.Run]) -> dict[str, Any]:
-    """Examples by group of every split that is trained on or scored."""
+    """Examples by group of every split that is trained on or scored, as the first run has it."""
     found: dict[str, Any] = {}
     for run in planned:
         opened = pipeline.open_data(run.experiment.data)
@@ -283,9 +283,11 @@ def _data(planned: list[plan.Run]) -> dict[str, Any]:
             for split in e.splits
         ]
         for name, split, spec in splits:
+            source = opened.source(split, spec)
+            part = strength.of(data) if split == strength.SPLIT and spec is None else None
+            split = f"{split}, {part}" if part else split
             if split in found.get(name, {}):
                 continue
-            source = opened.source(split, spec)
             entry = found.setdefault(name, {})
             entry |= {"licence": source.split.info.licence, "source": source.split.info.source}
             entry[split] = {

@@ -30,6 +30,7 @@ from fairkd_jax.config import (
     TransferStage,
     update,
 )
+from fairkd_jax.data import strength
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study.borrow import borrowed
 from fairkd_jax.study.reads import sealed, sealed_alone
@@ -111,7 +112,9 @@ def experiments(study: Study) -> Iterator[tuple[Experiment, dict[str, str]]]:
             for key, value in zip(study.axes, values):
                 overrides |= changes(key, value)
             labels = {k: label(v) for k, v in zip(study.axes, values)}
-            yield update(study.experiment, overrides, "axes"), labels
+            made = update(study.experiment, overrides, "axes")
+            data = strength.settled(made.data, made.seed)
+            yield dataclasses.replace(made, data=data), labels
 
 
 def teachers_of(experiment: Experiment) -> dict[str, Teacher]:

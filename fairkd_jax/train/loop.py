@@ -155,7 +155,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         rule=optim.rule_of(config.optim, train.trainable, student.architecture.order()),
         teachers=tuple(sorted(teachers.items())) if reads else (),
         num_attributes=len(opened.dataset.info.attribute_names),
-        num_examples=int(opened.source(config.data.split).split.columns["id"].max()) + 1,
+        num_examples=int(opened.train.columns["id"].max()) + 1,  # whatever part is trained on
         accumulate=train.accumulate,
         deterministic=train.deterministic,
     )

@@ -6,8 +6,11 @@ import pytest
 
 from fairkd_jax.config import Data
 from fairkd_jax.data import pipeline
+from fairkd_jax.data import source as source_module
 from fairkd_jax.data.dataset import Info, make_split
-from fairkd_jax.data.pipeline import SAMPLERS, Source, eval_batches, open_data, train_batches
+from fairkd_jax.data.pipeline import eval_batches, open_data, train_batches
+from fairkd_jax.data.samplers import SAMPLERS
+from fairkd_jax.data.source import Source
 from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.registry import UnknownName
 
@@ -202,11 +205,11 @@ def test_attributes_can_be_hidden(digits):
 def test_a_larger_split_is_encoded_batch_by_batch(monkeypatch):
     opened = open_data(TEXT)
     kept = opened.source("test")
-    monkeypatch.setattr(pipeline, "KEPT_BYTES", 0)
+    monkeypatch.setattr(source_module, "KEPT_BYTES", 0)
     lazy = Source(kept.split, opened.encoders)
     same(lazy.batch(np.array([3, 1])), kept.batch(np.array([3, 1])))
-    monkeypatch.setattr(pipeline, "KEPT_BYTES", 2**30)
-    monkeypatch.setattr(pipeline, "ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(source_module, "KEPT_BYTES", 2**30)
+    monkeypatch.setattr(source_module, "ROWS_AT_ONCE", 5)
     same(Source(kept.split, opened.encoders).batch(np.arange(24)), kept.batch(np.arange(24)))
 
 

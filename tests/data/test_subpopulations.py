@@ -6,8 +6,9 @@ import pytest
 from fairkd_jax import registry
 from fairkd_jax.config import Data, EvaluateStage, Stage
 from fairkd_jax.data.dataset import Info, make_split
-from fairkd_jax.data.pipeline import Source, eval_batches, train_batches
+from fairkd_jax.data.pipeline import eval_batches, train_batches
 from fairkd_jax.data.sets.nli_files import NliFiles
+from fairkd_jax.data.source import Source
 from fairkd_jax.data.subpopulations import MOST, by_label, by_value
 
 pytestmark = pytest.mark.quick
