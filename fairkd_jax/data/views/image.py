@@ -17,6 +17,7 @@ from fairkd_jax.recipe import later
 PREPROCESSOR = "preprocessor_config.json"  # of transformers
 HALF = [0.5] * 3  # mean and deviation of the processors of ViT, DeiT and ConvNext (for ResNet)
 HALVES = r"(ViT|DeiT|ConvNext|ConvNeXT)(ImageProcessor|FeatureExtractor).*"
+SAMPLE = 5000  # images whose mean and deviation are measured
 OTHERWISE = ("do_flip_channel_order", "rescale_offset", "offset")  # done by some, not here
 
 
@@ -24,7 +25,8 @@ OTHERWISE = ("do_flip_channel_order", "rescale_offset", "offset")  # done by som
 class Image(View):
     """Pixels `(x / 255 - mean) / std`, channels last.
 
-    One number serves all channels, otherwise one a channel; none: measured on the training split.
+    One number serves all channels, otherwise one a channel; none: measured on the training split,
+    on 5,000 images spread evenly over it where there are more.
     In training an image may be moved and mirrored at random, as published recipes for CIFAR do.
     """
 
@@ -50,9 +52,11 @@ class Image(View):
             raise ValueError(f"image view: std = {self.std}, expected positive numbers")
         if self.crop < 0:
             raise ValueError(f"image view: crop = {self.crop}, expected pixels, from 0 on")
-        pixels = images.reshape(-1, channels)
-        mean = self.mean or (pixels.mean(0) / 255).round(6)
-        std = self.std or np.maximum(pixels.std(0) / 255, 1e-3).round(6)
+        mean, std = self.mean, self.std
+        if not (mean and std):
+            pixels = images[_sample(len(images))].reshape(-1, channels)
+            mean = mean or (pixels.mean(0) / 255).round(6)
+            std = std or np.maximum(pixels.std(0) / 255, 1e-3).round(6)
         mean, std = np.resize(mean, channels), np.resize(std, channels)
         return ImageEncoder(images.shape[1:], mean, std, self.crop, self.flip)
 
@@ -67,6 +71,11 @@ class Image(View):
         ):
             return {}
         return {name: tuple(values.round(6).tolist()) for name, values in found.items()}
+
+
+def _sample(rows: int) -> np.ndarray:
+    """At most SAMPLE row numbers, evenly spaced."""
+    return np.arange(rows) if rows <= SAMPLE else np.arange(SAMPLE) * rows // SAMPLE
 
 
 def _published(folder: pathlib.Path) -> dict[str, np.ndarray] | None:
