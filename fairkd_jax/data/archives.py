@@ -5,6 +5,7 @@ is found in all of them. Nothing is unpacked, but a compressed .tar is written o
 file that is gone when the process ends; archives within the folder are looked into too.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import gzip
@@ -12,6 +13,7 @@ import shutil
 import tarfile
 import tempfile
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -122,20 +124,21 @@ def _archive(path: Path) -> Any:
 
 
 def _tar(archive: Path) -> dict[str, AnyPath]:
-    try:
-        near = buckets.near(archive)
-        if archive.name.endswith("gz"):
-            plain = tempfile.TemporaryFile()  # noqa: SIM115, it stays open as long as its members
-            with gzip.open(near) as unzipped:
-                shutil.copyfileobj(unzipped, plain, 2**20)
-            plain.seek(0)
-            opened = tarfile.open(fileobj=plain)  # noqa: SIM115
-        else:
-            opened = tarfile.open(near)  # noqa: SIM115
-        found = [member for member in opened.getmembers() if member.isfile()]
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{archive} is no whole .tar: {error}") from error
-    return {m.name: TarPath(str(archive), m.name, opened) for m in found}
+    with contextlib.ExitStack() as stack:
+        try:
+            if archive.name.endswith("gz"):
+                plain = stack.enter_context(tempfile.TemporaryFile())
+                with gzip.open(buckets.near(archive)) as unzipped:
+                    shutil.copyfileobj(unzipped, plain, 2**20)
+                plain.seek(0)
+            else:
+                plain = stack.enter_context(buckets.near(archive).open("rb"))
+            opened = tarfile.open(fileobj=plain)  # noqa: SIM115, open as long as its members
+            found = [member for member in opened.getmembers() if member.isfile()]
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{archive} is no whole .tar: {error}") from error
+        weakref.finalize(opened, stack.pop_all().close)
+    return {member.name: TarPath(str(archive), member.name, opened) for member in found}
 
 
 def _members(archive: Path) -> dict[str, AnyPath]:

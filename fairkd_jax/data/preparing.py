@@ -109,6 +109,8 @@ def _started(original: Original, source: Source, part: bool) -> dict[str, Exampl
         examples = iter(original.read(source, split))
         try:
             first = [*itertools.islice(examples, 1)]
+            if not first:
+                raise Missing(f"{source.path} holds no example of split {split!r}")
         except Missing as error:
             missing.append(error)
         else:

@@ -57,13 +57,14 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
     partition = source.file("list_eval_partition.txt", "list_eval_partition.csv")
     images = source.files("img_align_celeba/*.jpg")
     part = {row["image_id"]: row for _, row in _rows(partition, ("partition",))}
-    last = ""
+    last, seen = "", set()
     for line, row in _rows(attributes, ATTRIBUTES):
         place, name = f"{attributes}, line {line}", row["image_id"]
         last = place
         if name not in part:
             raise ValueError(f"{place}: {name} has no row in {partition}")
-        number = part.pop(name)["partition"]
+        number = part[name]["partition"]
+        seen.add(name)
         if number not in PARTITIONS.values():
             raise UnknownName(number, f"partition of {name} in {partition}:", PARTITIONS.values())
         if number != PARTITIONS[split]:
@@ -76,10 +77,10 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
         values = {k: TRUTH[row[k]] for k in ATTRIBUTES}
         data = content(images[name], place)
         yield place, {"image": io.BytesIO(data), "file": name, "attributes": values}
-    if part:
+    if missing := part.keys() - seen:
         raise ValueError(
-            f"{last}, is the last: {len(part)} images of {partition} have no attributes, "
-            f"{next(iter(part))} is the first of them"
+            f"{last}, is the last: {len(missing)} images of {partition} have no attributes, "
+            f"{min(missing)} is the first of them"
         )
 
 
