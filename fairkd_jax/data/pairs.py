@@ -4,13 +4,14 @@ The attribute is one that the texts show by themselves (`shortcuts.py`): "overla
 one that the set itself tells of.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from fairkd_jax.data.archives import Missing, Source
+from fairkd_jax.data.archives import AnyPath, Missing, Source
 from fairkd_jax.data.dataset import Info, Split, make_split
 from fairkd_jax.data.prepared import Example, Records
 from fairkd_jax.data.rows import read_rows
@@ -60,36 +61,38 @@ def read(
     that were looked for, where there is none.
     """
     for layout in layouts:
-        for path in _files(source, layout):
-            texts = (layout.premise, layout.hypothesis)
-            names = [n for n in (layout.label, layout.key, *layout.more.values()) if n]
-            rows = read_rows(path, texts, names, quoted=layout.quoted, encodings=layout.encodings)
-            for line, row in rows:
-                label = row[layout.label]
-                yield (
-                    f"{path}, line {line}",
-                    {
-                        "pair_id": row[layout.key] if layout.key else f"{path.name}, {line}",
-                        "premise": row[layout.premise],
-                        "hypothesis": row[layout.hypothesis],
-                        "label": written.get(label, label),
-                        **{feature: row[column] for feature, column in layout.more.items()},
-                    },
-                )
-        if _files(source, layout):
+        if found := _files(source, layout):
+            for path in found:
+                yield from _pairs(path, layout, written)
             return
     source.file(*(name for layout in layouts for name in layout.files))
 
 
-def _files(source: Source, layout: Layout) -> list[Any]:
+def _pairs(
+    path: AnyPath, layout: Layout, written: Mapping[str, Any]
+) -> Iterator[tuple[str, Example]]:
+    texts = (layout.premise, layout.hypothesis)
+    names = [name for name in (layout.label, layout.key, *layout.more.values()) if name]
+    rows = read_rows(path, texts, names, quoted=layout.quoted, encodings=layout.encodings)
+    for line, row in rows:
+        label = row[layout.label]
+        pair = {
+            "pair_id": row[layout.key] if layout.key else f"{path.name}, {line}",
+            "premise": row[layout.premise],
+            "hypothesis": row[layout.hypothesis],
+            "label": written.get(label, label),
+        }
+        yield f"{path}, line {line}", pair | {k: row[v] for k, v in layout.more.items()}
+
+
+def _files(source: Source, layout: Layout) -> list[AnyPath]:
     for name in layout.files:
         if "*" in name:
             found = [*source.files(name).values()]
         else:
-            try:
+            found = []
+            with contextlib.suppress(Missing):
                 found = [source.file(name)]
-            except Missing:
-                found = []
         if found:
             return found
     return []
@@ -154,6 +157,9 @@ def split_of(
     if named := {k: told[k][rows].tolist() for k in scored if any(told[k][rows])}:
         names, member["member"] = by_value(named, f"{records.folder}")
         info = dataclasses.replace(info, subpopulations=names)
+    for name in records.names("label"):
+        if name not in info.label_names:
+            raise UnknownName(name, f"label of {records.folder}:", info.label_names)
     number = np.array([info.label_names.index(name) for name in records.names("label")])
     split = make_split(
         info, number[read["label"][rows]], np.array(values), id=rows, **member, **texts

@@ -7,6 +7,7 @@ itself prepared is read as it is, so the features have TFDS's names where it kno
 
 import dataclasses
 import functools
+import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from fairkd_jax import buckets
 from fairkd_jax.data.archives import Source
 from fairkd_jax.data.dataset import Column
+from fairkd_jax.data.tfrecords import TfRecords
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
 
@@ -45,14 +47,16 @@ class Records:
     """One split of a prepared folder."""
 
     def __init__(self, folder: Path, split: str, names: Sequence[str]):
-        """`names`: what the split may be called. Raises UnknownName where it is not there."""
+        """`names`: what the split may be called. Raises UnknownName where it is not there, and
+        ValueError, naming the folder, for files of which single examples cannot be read.
+        """
         builder = _builder(str(buckets.near_folder(folder, ["*"])))
         there = [name for name in names if name in builder.info.splits]
         if not there:
             raise UnknownName(split, f"split of {folder}:", builder.info.splits)
         self.folder, self.features = folder, builder.info.features
         self.written = builder.info.splits[there[0]].num_examples  # as the folder tells
-        self._source = builder.as_data_source(split=there[0], deserialize_method=_raw())
+        self._source = _stored(builder, there[0])
 
     def __len__(self) -> int:
         return len(self._source)
@@ -154,8 +158,9 @@ def folder_of(original: Original, data_dir: str) -> Path:
 def files_of(original: Original, data_dir: str, split: str) -> dict[str, Path]:
     """The files that a split is read from, by a name that does not say where they lie."""
     folder = folder_of(original, data_dir)
-    names = original.splits[split]
-    shards = [p for name in names for p in folder.glob(f"*-{name}.array_record*")]
+    kinds = ("array_record", "tfrecord")
+    found = ([*folder.glob(f"*-{k}.{kind}*")] for kind in kinds for k in original.splits[split])
+    shards = next(filter(None, found), [])
     return {p.name: p for p in [folder / "features.json", *sorted(shards)]}
 
 
@@ -171,8 +176,18 @@ def _builder(folder: str) -> Any:
     return tfds.builder_from_directory(folder)
 
 
-def _raw() -> Any:
-    """For TFDS: examples as they are stored, of which a reader takes what it wants."""
+def _stored(builder: Any, split: str) -> Any:
+    """The examples of a split as they are stored, of which a reader takes what it wants."""
     import tensorflow_datasets as tfds
 
-    return tfds.decode.DeserializeMethod.RAW_BYTES
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    try:
+        return builder.as_data_source(split=split, deserialize_method=raw)
+    except NotImplementedError as error:
+        kind = builder.info.file_format.value
+        if kind == "tfrecord":
+            return TfRecords(map(pathlib.Path, builder.info.splits[split].filepaths))
+        raise ValueError(
+            f"{builder.data_dir} holds {kind}, of which no single example can be read; of "
+            "array_record and tfrecord they can: `tfds convert_format`, where it was prepared"
+        ) from error

@@ -6,6 +6,7 @@ killed leaves a folder that the next one starts over.
 
 import collections
 import contextlib
+import fcntl
 import functools
 import io
 import itertools
@@ -35,7 +36,8 @@ def prepare(
 
     `part`: fewer examples than the literature reports are taken as they are, and so are splits
     without files. `watch` sees all examples on their way. Raises ValueError naming the file and
-    line of what is wrong, before anything appears under the folder's name.
+    line of what is wrong, before anything appears under the folder's name, or where another process
+    prepares it.
     """
     with contextlib.suppress(ValueError):
         return folder_of(original, data_dir)
@@ -44,8 +46,6 @@ def prepare(
         raise ValueError(f"data_dir = {top}: prepare on a disk, then copy the folder there")
     import tensorflow_datasets as tfds
 
-    for left in (top / original.name).glob(f"incomplete.*{original.version}"):
-        files.remove(left)
     features = tfds.features.FeaturesDict(dict(original.features(tfds.features)))
     started = _started(original, source, part)
 
@@ -71,10 +71,28 @@ def prepare(
             yield from enumerate(_checked(original, features, source, split, examples, part))
 
     tfds.display_progress_bar(False)
-    with tempfile.TemporaryDirectory() as nothing, contextlib.redirect_stdout(io.StringIO()):
+    with (
+        _alone(top / original.name),
+        tempfile.TemporaryDirectory() as nothing,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        for left in (top / original.name).glob(f"incomplete.*{original.version}"):
+            files.remove(left)
         builder = Builder(data_dir=top, file_format="array_record")
         builder.download_and_prepare(download_dir=nothing)
     return top / original.name / original.version
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises ValueError where another process prepares in the folder; one that died does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".preparing").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process prepares {folder}: wait until it ends") from error
+        yield
 
 
 def verify(original: Original, folder: Path) -> dict[str, int]:

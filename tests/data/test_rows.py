@@ -4,7 +4,9 @@ import csv
 import gzip
 import tracemalloc
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from fairkd_jax.data.rows import as_name, read_rows
 from fairkd_jax.registry import UnknownName
@@ -199,3 +201,33 @@ def test_rows_hold_only_what_was_asked_for(tmp_path):
 def test_json_nested_too_deep_to_read_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"a.jsonl: line 2 is no JSON: "):
         read(tmp_path / "a.jsonl", json_line() + json_line(more=', "x": ' + "[" * 10**5))
+
+
+def test_a_row_of_a_parquet_is_told_by_its_number(tmp_path):
+    """Tables are read in batches: the number counts on from one to the next."""
+    texts = [f"text {i}" for i in range(140_000)]
+    labels = [i % 2 for i in range(len(texts))]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"text": texts, "label": labels}), path)
+    rows = [*read_rows(path, ("text",), ("label",))]
+    assert [line for line, _ in rows] == [*range(1, 140_001)]
+    assert rows[-1][1] == {"text": "text 139999", "label": "1"}
+    texts[139_998] = None
+    parquet.write_table(pyarrow.table({"text": texts, "label": labels}), path)
+    with pytest.raises(ValueError, match=r"a\.parquet: line 139999: text = null, expected a text"):
+        [*read_rows(path, ("text",), ("label",))]
+    with pytest.raises(UnknownName, match=r"column of .*a\.parquet: 'txt'.*'text'"):
+        [*read_rows(path, ("txt",), ())]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"a\.parquet: .*"):
+        [*read_rows(path, ("text",), ("label",))]
+
+
+def test_quotes_of_a_table_quote_where_that_is_said_and_encodings_are_tried_in_order(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b'text\n"say ""a\tb"" twice"\n"caf\xe9"\n' + "naïve\n".encode())
+    wanted = [(2, 'say "a\tb" twice'), (3, "café"), (4, "naïve")]
+    read = read_rows(path, ("text",), (), quoted=True, encodings=("UTF-8", "Windows-1252"))
+    assert [(line, row["text"]) for line, row in read] == wanted
+    with pytest.raises(ValueError, match=r"line 3: byte 0xe9 at place 5 is not UTF-8"):
+        [*read_rows(path, ("text",), (), quoted=True)]

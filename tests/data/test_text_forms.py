@@ -4,8 +4,10 @@ import dataclasses
 import gzip
 import json
 import shutil
+import struct
 import zipfile
 
+import jax
 import numpy as np
 import published_files
 import pyarrow
@@ -14,8 +16,9 @@ from conftest import prepared
 from layouts import civil_comments
 from pyarrow import parquet
 
-from fairkd_jax import registry
-from fairkd_jax.data import pairs
+from fairkd_jax import files, registry
+from fairkd_jax.config import Data
+from fairkd_jax.data import pairs, pipeline
 from fairkd_jax.data import prepared as prepared_sets
 from fairkd_jax.data.archives import Missing, Source
 from fairkd_jax.data.preparing import prepare, verify
@@ -160,6 +163,42 @@ def test_a_folder_that_tfds_prepared_is_read_as_it_is(
         assert len(found) == 36 and found.left_out == {"no label": 6}
         assert {*found.columns["premise"]} == {row["sentence1"] for row in KEPT}
         assert dataset.reads(split)
+
+
+def as_tfrecord(folder):
+    """Turns a folder of array_record into what TFDS writes unless told otherwise."""
+    import tensorflow_datasets as tfds
+
+    made, raw = tfds.builder_from_directory(folder), tfds.decode.DeserializeMethod.RAW_BYTES
+    for split in made.info.splits:
+        (path,) = folder.glob(f"*-{split}.array_record*")
+        source = made.as_data_source(split=split, deserialize_method=raw)
+        parts = ((struct.pack("<Q", len(r)), bytes(4), r, bytes(4)) for r in source)
+        name = path.name.replace("array_record", "tfrecord")
+        path.with_name(name).write_bytes(b"".join(b"".join(part) for part in parts))
+        path.unlink()
+    about = folder / "dataset_info.json"
+    about.write_text(about.read_text().replace("array_record", "tfrecord"))
+    prepared_sets._builder.cache_clear()
+
+
+def test_a_folder_of_tfrecord_is_read_too(tmp_path):
+    features, rows = of_pairs()
+    splits = dict.fromkeys(("train", "validation", "test"), rows)
+    builder(tmp_path, "snli", "", "1.1.0", features, splits)
+    dataset = registry.build("sets", {"name": "snli", "data_dir": str(tmp_path)})
+    before = {split: dataset.load(split).columns for split in dataset.splits}
+    as_tfrecord(tmp_path / "snli" / "1.1.0")
+    for split, columns in before.items():
+        assert [p.suffix[:9] for p in dataset.reads(split).values()] == [".json", ".tfrecord"]
+        for key, values in dataset.load(split).columns.items():
+            np.testing.assert_array_equal(values, columns[key])
+    (path,) = (tmp_path / "snli" / "1.1.0").glob("*-test.tfrecord*")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(
+        ValueError, match=r"snli-test\.tfrecord.* is cut, or no \.tfrecord: record 4"
+    ):
+        dataset.load("test")
 
 
 def test_civil_comments_of_tfds_have_the_identities_of_wilds(tmp_path):
@@ -316,6 +355,21 @@ def test_a_part_is_prepared_where_that_is_asked_for(tmp_path):
         prepare(original("mnli"), Source(tmp_path), str(tmp_path / "p"), part=True)
 
 
+def test_two_do_not_prepare_one_set_at_once(tmp_path):
+    snli(tmp_path / "source")
+    said = []
+
+    def watch(split, total, examples):
+        with pytest.raises(ValueError, match=r"another process prepares .*snli: wait"):
+            prepare(original("snli"), Source(tmp_path / "source"), str(tmp_path), part=True)
+        said.append(split)
+        return examples
+
+    source = Source(tmp_path / "source")
+    folder = prepare(original("snli"), source, str(tmp_path), part=True, watch=watch)
+    assert said == ["train", "val", "test"] and len(verify(original("snli"), folder)) == 3
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_prepared_folder_that_was_damaged_is_told(tmp_path, damage):
     snli(tmp_path / "source")
@@ -328,3 +382,21 @@ def test_a_prepared_folder_that_was_damaged_is_told(tmp_path, damage):
     prepared_sets._builder.cache_clear()
     with pytest.raises(ValueError, match=r"snli/3\.0\.0 is damaged, remove it and prepare"):
         verify(original("snli"), folder)
+
+
+def test_a_prepared_set_is_trained_on_and_known_by_its_content_alone(tmp_path):
+    snli(tmp_path / "source")
+    load("snli", tmp_path / "here", tmp_path / "source")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    views = {"wordpiece": {"name": "wordpiece", "length": 16, "vocab_size": 200}}
+    read, batches = [], []
+    for place in ("here", "there"):
+        spec = {"name": "snli", "data_dir": str(tmp_path / place)}
+        named = registry.build("sets", spec).reads("train")
+        assert all(tmp_path / place in path.parents for path in named.values())
+        read.append({name: files.digest(path) for name, path in named.items()})
+        opened = pipeline.open_data(Data(set=spec, views=views))
+        batches.append(opened.source("val").batch(np.arange(4)))
+    assert read[0] == read[1] and len(read[0]) == 2
+    assert registry.places("sets", spec) == ("data_dir",)
+    jax.tree.map(np.testing.assert_array_equal, *batches)

@@ -14,7 +14,7 @@ def write(folder):
 
 def write_hard(folder, made):
     """Texts set apart otherwise, a line each."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name, column in (("s1.test", "sentence1"), ("s2.test", "sentence2")):
         texts = [row[column].replace(".", " .").replace("'", " '") for row in made]
         (folder / name).write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from disturbed import Zygote
+from disturbed import zygote
 from layouts import snli
 
 from fairkd_jax import registry
@@ -13,9 +13,8 @@ from fairkd_jax import registry
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
-    zygote = Zygote(tmp_path_factory.mktemp("zygote"))
-    yield zygote
-    zygote.close()
+    with zygote(tmp_path_factory.mktemp("zygote")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

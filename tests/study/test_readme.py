@@ -7,11 +7,13 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
 from conftest import ROOT
 from disturbed import Run, Zygote, zygote
+from layouts import mnli
 
 README = (ROOT / "README.md").read_text()
 SKIPPED = {  # the beginning of a command: why it is not run
@@ -28,6 +30,7 @@ ADDED = {  # what a command contains: flags that make it small; the last of two 
     "launch/compare.py": "--workdir=runs/temperature --examples=16",
     "launch/export.py": "--workdir=runs/temperature",
     "launch/report.py": "--workdir=runs/temperature",
+    "launch/data.py": "--part",  # of an archive of a few pairs
     "--verify": "--workdir=runs/temperature",
     "--mode=kd_table": TINY,
     "--mode=erm": TINY,
@@ -44,6 +47,7 @@ SAID = {  # what a command contains: what it then says
     "launch/compare.py": "conflicting, ",
     "launch/export.py": "F: config.json, model.safetensors, tokenizer.json",
     "launch/report.py": "report: ",
+    "launch/data.py": "train 42 examples, matched 42 examples",
     "--verify": " 0 damaged",
     "launch/benchmark.py": "resnet|examples_per_s|ratio|bytes",
 }
@@ -88,6 +92,8 @@ def blocks(launch: Zygote, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("launch", "configs"):
         (folder / name).symlink_to(ROOT / name)
+    mnli.write(folder / "archive")
+    shutil.make_archive(str(folder / "multinli_1.0"), "zip", folder / "archive")
     text = ""
     for block in re.findall(r"^```python\n(.*?)^```", README, re.M | re.S):
         text += SMALLER * ("fk.run(" in block) + block
