@@ -23,8 +23,9 @@ FILTER = Image.Resampling.BILINEAR  # of Pillow, which smooths where it makes sm
 
 def _square(image: Image.Image, size: int) -> Image.Image:
     """The largest square in the middle, resized: CelebA in arXiv 1911.08731."""
-    left, top = (image.width - (side := min(image.size))) // 2, (image.height - side) // 2
-    return image.resize((size, size), FILTER, (left, top, left + side, top + side))
+    side = min(image.size)
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side)).resize((size, size), FILTER)
 
 
 def _whole(image: Image.Image, size: int) -> Image.Image:
