@@ -17,7 +17,7 @@ import numpy as np
 from fairkd_jax import buckets, registry
 from fairkd_jax.data.dataset import Info, Split, make_split
 from fairkd_jax.data.rows import Row, as_name, format_of, read_rows
-from fairkd_jax.data.shortcuts import Shortcut
+from fairkd_jax.data.shortcuts import Shortcut, attribute_of
 from fairkd_jax.data.subpopulations import by_value
 from fairkd_jax.recipe import later
 from fairkd_jax.registry import UnknownName
@@ -220,12 +220,26 @@ class ColumnFiles:
         made = make_split(
             info,
             np.array([labels[row[self.label]] for row in rows]),
-            np.array([self._value(row) for row in rows]),
+            self._values(rows),
             id=np.array([line for line, _ in kept]),
             **member,
             **self.raw(split, path, dict(kept)),
         )
         return dataclasses.replace(made, left_out=dict(left_out))
+
+    def attribute_of(self, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The attribute of raw columns, int32 [n]; None where they do not show it by themselves."""
+        shortcut = self.computed.get(self.attribute)
+        return attribute_of(shortcut, *(columns[option] for option in self.inputs))
+
+    def _values(self, rows: list[Row]) -> np.ndarray:
+        """The attribute of rows."""
+        texts = ([row[getattr(self, option)] for row in rows] for option in self.inputs)
+        values = attribute_of(self.computed.get(self.attribute), *texts)
+        if values is None:
+            places = {name: i for i, name in enumerate(self.attribute_names)}
+            values = np.array([places[row[self.attribute]] for row in rows], np.int32)
+        return values
 
     def _kept(self, split: str, path: Path, left_out: Counter[str]) -> Iterator[tuple[int, Row]]:
         """Rows of the split, checked, with their lines; those left out are counted by reason."""
@@ -312,14 +326,6 @@ class ColumnFiles:
             as_name(value): tuple(as_name(label) for label in _several(labels))
             for value, labels in self.suggests.items()
         }
-
-    def _value(self, row: Row) -> int:
-        if self.attribute in self.computed:
-            holds = self.computed[self.attribute].holds(
-                *(row[getattr(self, option)] for option in self.inputs)
-            )
-            return 0 if holds else 1
-        return self.attribute_names.index(row[self.attribute])
 
     def _has_texts(self, row: Row, place: str) -> bool:
         for column in (getattr(self, option) for option in self.inputs):

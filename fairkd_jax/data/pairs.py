@@ -7,17 +7,19 @@ one that the set itself tells of.
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from fairkd_jax.data import prepared
 from fairkd_jax.data.archives import AnyPath, Missing, Source
 from fairkd_jax.data.dataset import Info, Split, make_split
-from fairkd_jax.data.prepared import Example, Records
+from fairkd_jax.data.prepared import Example, Original, Records
 from fairkd_jax.data.rows import read_rows
-from fairkd_jax.data.shortcuts import SHORTCUTS
+from fairkd_jax.data.shortcuts import SHORTCUTS, attribute_of
 from fairkd_jax.data.subpopulations import by_value
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Path
 
 LABELS = ("entailment", "neutral", "contradiction")
 WRITTEN = {  # a label as files have it -> its name; -1: the annotators did not agree
@@ -118,6 +120,40 @@ def info(
     return Info(labels, tuple(suggests), aligned, licence, source, **more)
 
 
+@dataclasses.dataclass(frozen=True)
+class PreparedPairs:
+    """What prepared sets of pairs share: where they lie, the attribute, how a split is loaded."""
+
+    data_dir: str = ""
+    attribute: str = "overlap"
+
+    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+    scored: ClassVar[tuple[str, ...]] = ()  # features, each value of which is scored by itself
+
+    def distribution(self) -> Original:
+        """The files of its authors, and what TFDS calls the part of them that is wanted."""
+        return self.original
+
+    def keep(self) -> Mapping[str, Sequence[str]]:
+        """Feature -> values of the pairs that are wanted."""
+        return {}
+
+    def reads(self, split: str) -> dict[str, Path]:
+        self.require(split)
+        return prepared.files_of(self.distribution(), self.data_dir, split)
+
+    def load(self, split: str) -> Split:
+        self.require(split)
+        records = prepared.open_records(self.distribution(), self.data_dir, split)
+        return split_of(records, self.info, self.attribute, self.scored, self.keep())
+
+    def attribute_of(self, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The attribute of pairs, int32 [n]; None where they do not show it by themselves."""
+        return attribute_of(
+            SHORTCUTS.get(self.attribute), columns["premise"], columns["hypothesis"]
+        )
+
+
 def split_of(
     records: Records,
     info: Info,
@@ -147,12 +183,10 @@ def split_of(
         "premise": [read[premise][i] for i in rows],
         "hypothesis": [read["hypothesis"][i] for i in rows],
     }
-    if attribute in SHORTCUTS:
-        holds = SHORTCUTS[attribute].holds
-        values = [0 if holds(*pair) else 1 for pair in zip(*texts.values())]
-    else:
+    values = attribute_of(SHORTCUTS.get(attribute), *texts.values())
+    if values is None:
         places = {name: i for i, name in enumerate(info.attribute_names)}
-        values = [places[name] for name in told[attribute][rows]]
+        values = np.array([places[name] for name in told[attribute][rows]])
     member = {}
     if named := {k: told[k][rows].tolist() for k in scored if any(told[k][rows])}:
         names, member["member"] = by_value(named, f"{records.folder}")
@@ -161,9 +195,7 @@ def split_of(
         if name not in info.label_names:
             raise UnknownName(name, f"label of {records.folder}:", info.label_names)
     number = np.array([info.label_names.index(name) for name in records.names("label")])
-    split = make_split(
-        info, number[read["label"][rows]], np.array(values), id=rows, **member, **texts
-    )
+    split = make_split(info, number[read["label"][rows]], values, id=rows, **member, **texts)
     return dataclasses.replace(split, left_out={k: n for k, n in left_out.items() if n})
 
 

@@ -9,8 +9,10 @@ Burmese, Khmer) have no words that a rule could find: there each character with 
 import functools
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
+
+import numpy as np
 
 ASCII_WORD = re.compile(r"[a-z0-9]+")
 UNSPACED = (
@@ -76,3 +78,10 @@ SHORTCUTS = {
         },
     ),
 }
+
+
+def attribute_of(shortcut: Shortcut | None, *texts: Iterable[str]) -> np.ndarray | None:
+    """Which of its two values each row of texts has, int32 [n]; None where there is no shortcut."""
+    if shortcut is None:
+        return None
+    return np.array([0 if shortcut.holds(*row) else 1 for row in zip(*texts)], np.int32)

@@ -5,7 +5,6 @@ import gzip
 import json
 import shutil
 import struct
-import zipfile
 
 import jax
 import numpy as np
@@ -13,18 +12,17 @@ import published_files
 import pyarrow
 import pytest
 from conftest import prepared
-from layouts import civil_comments
+from layouts import civil_comments, snli
 from pyarrow import parquet
 
 from fairkd_jax import files, registry
 from fairkd_jax.config import Data
 from fairkd_jax.data import pairs, pipeline
 from fairkd_jax.data import prepared as prepared_sets
-from fairkd_jax.data.archives import Missing, Source
-from fairkd_jax.data.preparing import prepare, verify
+from fairkd_jax.data.archives import Source
+from fairkd_jax.data.preparing import prepare
 
-MADE = published_files.rows(published_files.PAIRS, 42)
-KEPT = [row for row in MADE if row["gold_label"] != "-"]
+KEPT = [row for row in snli.ROWS if row["gold_label"] != "-"]
 MNLI_PARTS = ("train", "dev_matched", "dev_mismatched")
 
 
@@ -55,26 +53,19 @@ def write_parquet(path, rows, names=pairs.LABELS):
     parquet.write_table(table.replace_schema_metadata({"huggingface": told}), path)
 
 
-def write_snli(place, suffix):
-    for part in ("train", "dev", "test"):
-        path = place / "snli_1.0" / f"snli_1.0_{part}{suffix}"
-        write = published_files.write_jsonl if "json" in suffix else published_files.write_table
-        write(path, published_files.SNLI, MADE)
-
-
 def test_snli_in_every_form(tmp_path):
-    write_snli(tmp_path / "jsonl", ".jsonl")
-    write_snli(tmp_path / "txt", ".txt")
-    write_snli(tmp_path / "gz", ".jsonl")
+    snli.write(tmp_path / "jsonl", ".jsonl")
+    snli.write(tmp_path / "txt", ".txt")
+    snli.write(tmp_path / "gz", ".jsonl")
     for path in [*(tmp_path / "gz").rglob("*.jsonl")]:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     shutil.make_archive(str(tmp_path / "zip" / "snli_1.0"), "zip", tmp_path / "txt")
     for part in ("train", "validation", "test"):
-        write_parquet(tmp_path / "hub" / "plain_text" / f"{part}-00000-of-00001.parquet", MADE)
+        write_parquet(tmp_path / "hub" / "plain_text" / f"{part}-00000-of-00001.parquet", snli.ROWS)
         # The hub's numbers are in an order of their own, told beside them.
         path = tmp_path / "turned" / f"{part}-00000-of-00001.parquet"
-        write_parquet(path, MADE, pairs.LABELS[::-1])
+        write_parquet(path, snli.ROWS, pairs.LABELS[::-1])
     sources = ("jsonl", "txt", "gz", "zip", "zip/snli_1.0.zip", "hub", "turned")
     for i, source in enumerate(sources):
         split = load("snli", tmp_path / f"prepared{i}", tmp_path / source)
@@ -88,7 +79,7 @@ def test_snli_in_every_form(tmp_path):
 def test_mnli_in_every_form(tmp_path):
     for part in MNLI_PARTS:
         path = tmp_path / "txt" / "multinli_1.0" / f"multinli_1.0_{part}.txt"
-        published_files.write_table(path, published_files.MNLI, MADE)
+        published_files.write_table(path, published_files.MNLI, snli.ROWS)
         path = tmp_path / "glue" / "MNLI" / f"{part}.tsv"
         published_files.write_table(path, published_files.GLUE, KEPT)
         part = part.replace("dev", "validation")
@@ -138,7 +129,7 @@ def of_pairs(premise="premise", **more):
     rows = [
         {premise: row["sentence1"], "hypothesis": row["sentence2"], **dict.fromkeys(more, "x")}
         | {"label": row["gold_label"] if row["gold_label"] != "-" else -1}
-        for row in MADE
+        for row in snli.ROWS
     ]
     return features, rows
 
@@ -245,147 +236,8 @@ def test_civil_comments_of_wilds(tmp_path):
         _ = dataclasses.replace(dataset, attribute="blak").info
 
 
-def snli(place):
-    write_snli(place, ".txt")
-    return place / "snli_1.0" / "snli_1.0_test.txt"
-
-
-def edit(path, line, change):
-    lines = path.read_bytes().splitlines(keepends=True)
-    lines[line - 1] = change(lines[line - 1])
-    path.write_bytes(b"".join(lines))
-
-
-def missing(path):
-    path.unlink()
-    return r"holds no file .*snli_1\.0_test\.txt.*there is .*train"
-
-
-def repeated(path):
-    edit(path, 5, lambda line: line + line)
-    return r"pair_id '3\.jpg#2r1n' of .*test\.txt, line 6 is that of .*test\.txt, line 5 too"
-
-
-def wrong_word(path):
-    edit(path, 2, lambda line: line.replace(b"entailment", b"entailmint", 1))
-    return r"label in .*test\.txt, line 2: 'entailmint'\. Did you mean 'entailment'"
-
-
-def swapped(path):
-    turned = {b"gold_label": b"sentence1", b"sentence1": b"gold_label"}
-    edit(path, 1, lambda line: b"\t".join(turned.get(name, name) for name in line.split(b"\t")))
-    return r"label in .*test\.txt, line 2: '0 A man says"
-
-
-def not_utf8(path):
-    edit(path, 2, lambda line: line.replace("ë".encode(), b"\xeb"))
-    return r"test\.txt: line 2: byte 0xeb at place \d+ is not UTF-8"
-
-
-def short_row(path):
-    edit(path, 7, lambda line: line.split(b"\t", 3)[0] + b"\n")
-    return r"test\.txt: line 7 has 1 fields, the header has 14"
-
-
-def cut_gzip(path):
-    whole = gzip.compress(path.read_bytes())
-    path.unlink()
-    path.with_name(f"{path.name}.gz").write_bytes(whole[: len(whole) // 2])
-    return r"test\.txt\.gz: broken after line \d+"
-
-
-def row_too_few(path):
-    edit(path, 43, lambda line: b"")
-    return (
-        r"split 'test' of snli, which ends with .*test\.txt, line 42, .*examples: 41, expected 42"
-    )
-
-
-@pytest.mark.parametrize(
-    "plant",
-    [missing, repeated, wrong_word, swapped, not_utf8, short_row, cut_gzip, row_too_few],
-)
-def test_what_is_wrong_is_told_with_file_and_line_and_leaves_nothing(tmp_path, plant):
-    told = plant(snli(tmp_path / "source"))
-    wanted = {split: {"examples": 42} for split in ("train", "val", "test")}
-    one = dataclasses.replace(original("snli"), published=wanted)
-    with pytest.raises(ValueError, match=told):
-        prepare(one, Source(tmp_path / "source"), str(tmp_path / "prepared"))
-    assert not [*(tmp_path / "prepared").rglob("*.array_record*")]
-    assert not [*(tmp_path / "prepared").rglob("dataset_info.json")]
-
-
-def test_a_damaged_archive_is_told(tmp_path):
-    snli(tmp_path / "txt")
-    shutil.make_archive(str(tmp_path / "snli_1.0"), "zip", tmp_path / "txt")
-    whole = (tmp_path / "snli_1.0.zip").read_bytes()
-    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cut\.zip is no whole \.zip"):
-        Source(tmp_path / "cut.zip")
-    with zipfile.ZipFile(tmp_path / "snli_1.0.zip") as archive:
-        place = archive.getinfo("snli_1.0/snli_1.0_dev.txt").header_offset + 200
-    (tmp_path / "bent.zip").write_bytes(whole[:place] + b"????" + whole[place + 4 :])
-    with pytest.raises(ValueError, match=r"bent\.zip/snli_1\.0/snli_1\.0_dev\.txt: broken after"):
-        prepare(original("snli"), Source(tmp_path / "bent.zip"), str(tmp_path / "p"), part=True)
-
-
-def test_a_share_that_is_none_is_told(tmp_path):
-    civil_comments.write(tmp_path)
-    path = tmp_path / "all_data_with_identities.csv"
-    path.write_text(path.read_text().replace(",0.6,", ",1.6,", 1))
-    with pytest.raises(ValueError, match=r"toxicity in .*csv, line \d+ = '1\.6', expected a share"):
-        prepare(original("civil_comments"), Source(tmp_path), str(tmp_path / "p"), part=True)
-
-
-def test_a_part_is_prepared_where_that_is_asked_for(tmp_path):
-    published_files.write_table(
-        tmp_path / "heuristics_evaluation_set.txt",
-        published_files.HANS,
-        published_files.rows(published_files.HANS_PAIRS, 12),
-    )
-    with pytest.raises(Missing, match=r"heuristics_train_set.*--part prepares the splits"):
-        prepare(original("hans"), Source(tmp_path), str(tmp_path / "p"))
-    folder = prepare(original("hans"), Source(tmp_path), str(tmp_path / "p"), part=True)
-    assert verify(original("hans"), folder) == {"test": 12}
-    dataset = registry.build("sets", {"name": "hans", "data_dir": str(tmp_path / "p")})
-    assert len(dataset.load("test")) == 12
-    with pytest.raises(registry.UnknownName, match="'train'"):
-        dataset.load("train")
-    with pytest.raises(Missing, match=r"holds no file multinli_1\.0_train\.jsonl"):
-        prepare(original("mnli"), Source(tmp_path), str(tmp_path / "p"), part=True)
-
-
-def test_two_do_not_prepare_one_set_at_once(tmp_path):
-    snli(tmp_path / "source")
-    said = []
-
-    def watch(split, total, examples):
-        with pytest.raises(ValueError, match=r"another process prepares .*snli: wait"):
-            prepare(original("snli"), Source(tmp_path / "source"), str(tmp_path), part=True)
-        said.append(split)
-        return examples
-
-    source = Source(tmp_path / "source")
-    folder = prepare(original("snli"), source, str(tmp_path), part=True, watch=watch)
-    assert said == ["train", "val", "test"] and len(verify(original("snli"), folder)) == 3
-
-
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_prepared_folder_that_was_damaged_is_told(tmp_path, damage):
-    snli(tmp_path / "source")
-    folder = prepare(original("snli"), Source(tmp_path / "source"), str(tmp_path), part=True)
-    (path,) = folder.glob("*train*")
-    if damage == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:5000])
-    prepared_sets._builder.cache_clear()
-    with pytest.raises(ValueError, match=r"snli/3\.0\.0 is damaged, remove it and prepare"):
-        verify(original("snli"), folder)
-
-
 def test_a_prepared_set_is_trained_on_and_known_by_its_content_alone(tmp_path):
-    snli(tmp_path / "source")
+    snli.write(tmp_path / "source")
     load("snli", tmp_path / "here", tmp_path / "source")
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     views = {"wordpiece": {"name": "wordpiece", "length": 16, "vocab_size": 200}}
@@ -400,3 +252,5 @@ def test_a_prepared_set_is_trained_on_and_known_by_its_content_alone(tmp_path):
     assert read[0] == read[1] and len(read[0]) == 2
     assert registry.places("sets", spec) == ("data_dir",)
     jax.tree.map(np.testing.assert_array_equal, *batches)
+    columns = opened.dataset.load("val").columns
+    np.testing.assert_array_equal(opened.dataset.attribute_of(columns), columns["attribute"])

@@ -8,13 +8,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from fairkd_jax.data import pairs, prepared
+from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Source
-from fairkd_jax.data.dataset import DataSet, Info, Split
-from fairkd_jax.data.pairs import Layout
+from fairkd_jax.data.dataset import DataSet, Info
+from fairkd_jax.data.pairs import Layout, PreparedPairs
 from fairkd_jax.data.prepared import Example, Original
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Path
 
 ROUNDS = ("r1", "r2", "r3")
 
@@ -35,15 +34,13 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Anli(DataSet):
+class Anli(PreparedPairs, DataSet):
     """Three labels; each round is scored by itself too."""
 
-    data_dir: str = ""
-    attribute: str = "overlap"
     rounds: tuple[str, ...] = ROUNDS
 
     splits = ("train", "val", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+    scored: ClassVar[tuple[str, ...]] = ("round",)
     original: ClassVar[Original] = Original(
         name="anli",
         version="1.0.0",
@@ -68,17 +65,11 @@ class Anli(DataSet):
     def info(self) -> Info:
         return pairs.info(self.attribute, "CC BY-NC 4.0", "ANLI, arXiv 1910.14599")
 
-    def _original(self) -> Original:
+    def distribution(self) -> Original:
         """TFDS has a folder for each round."""
         names = tuple(f"anli/{one}" for one in self.rounds)
         return dataclasses.replace(self.original, elsewhere=names if len(names) == 1 else ())
 
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self._original(), self.data_dir, split)
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self._original(), self.data_dir, split)
-        keep = {"round": self.rounds}
-        return pairs.split_of(records, self.info, self.attribute, ("round",), keep)
+    def keep(self) -> dict[str, tuple[str, ...]]:
+        """Of the rounds that are wanted."""
+        return {"round": self.rounds}

@@ -10,12 +10,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from fairkd_jax.data import pairs, prepared
+from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Source
-from fairkd_jax.data.dataset import DataSet, Info, Split
-from fairkd_jax.data.pairs import Layout
+from fairkd_jax.data.dataset import DataSet, Info
+from fairkd_jax.data.pairs import Layout, PreparedPairs
 from fairkd_jax.data.prepared import Example, Original
-from fairkd_jax.types import Path
 
 REVISIONS = {"original": 1, "revised_premise": 2, "revised_hypothesis": 2}  # of a pair each
 
@@ -41,17 +40,14 @@ def _published(pairs_edited: int) -> dict[str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cad(DataSet):
+class Cad(PreparedPairs, DataSet):
     """Three labels; the original pairs and the revisions of either text are scored by themselves.
 
     A pair and its four revisions are one "family" of the prepared folder.
     """
 
-    data_dir: str = ""
-    attribute: str = "overlap"
-
     splits = ("train", "val", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+    scored: ClassVar[tuple[str, ...]] = ("origin",)
     original: ClassVar[Original] = Original(
         name="cad",
         version="1.0.0",
@@ -70,12 +66,3 @@ class Cad(DataSet):
     @property
     def info(self) -> Info:
         return pairs.info(self.attribute, "Apache-2.0", "Counterfactual NLI, arXiv 1909.12434")
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
-        return pairs.split_of(records, self.info, self.attribute, ("origin",))

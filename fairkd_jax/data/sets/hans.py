@@ -11,12 +11,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from fairkd_jax.data import pairs, prepared
+from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Source
-from fairkd_jax.data.dataset import DataSet, Info, Split
-from fairkd_jax.data.pairs import Layout
+from fairkd_jax.data.dataset import DataSet, Info
+from fairkd_jax.data.pairs import Layout, PreparedPairs
 from fairkd_jax.data.prepared import Example, Original
-from fairkd_jax.types import Path
 
 LABELS = ("entailment", "non-entailment")
 HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
@@ -45,18 +44,17 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hans(DataSet):
+class Hans(PreparedPairs, DataSet):
     """Two labels; the attribute is the heuristic, which always suggests entailment, or overlap.
 
     Subcases and templates are scored by themselves; neutral and contradiction of a net count as
     non-entailment.
     """
 
-    data_dir: str = ""
     attribute: str = "heuristic"
 
     splits = ("train", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+    scored: ClassVar[tuple[str, ...]] = ("subcase", "template")
     original: ClassVar[Original] = Original(
         name="hans",
         version="1.0.0",
@@ -78,12 +76,3 @@ class Hans(DataSet):
             {"heuristic": {name: ("entailment",) for name in HEURISTICS}},
             collapses={"non-entailment": ("neutral", "contradiction")},
         )
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
-        return pairs.split_of(records, self.info, self.attribute, ("subcase", "template"))

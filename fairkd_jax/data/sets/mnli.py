@@ -14,13 +14,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from fairkd_jax.data import pairs, prepared
+from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Missing, Source
-from fairkd_jax.data.dataset import DataSet, Info, Split
-from fairkd_jax.data.pairs import Layout
+from fairkd_jax.data.dataset import DataSet, Info
+from fairkd_jax.data.pairs import Layout, PreparedPairs
 from fairkd_jax.data.prepared import Example, Original
 from fairkd_jax.data.rows import read_lines
-from fairkd_jax.types import Path
 
 PARTS = {  # ours -> as the authors, GLUE and the hub call it, and the list of what is hard
     "train": ("train", "train", "train", ""),
@@ -81,18 +80,17 @@ def _letters(pair: Example) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mnli(DataSet):
+class Mnli(PreparedPairs, DataSet):
     """Three labels; pairs on which the annotators did not agree are left out.
 
     matched, mismatched   of the genres of train, and of others; genres and hard pairs are scored by
                           themselves
     """
 
-    data_dir: str = ""
     attribute: str = "negation"
 
     splits = ("train", "matched", "mismatched")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+    scored: ClassVar[tuple[str, ...]] = ("genre", "hard")
     original: ClassVar[Original] = Original(
         name="mnli",
         version="1.0.0",
@@ -129,13 +127,3 @@ class Mnli(DataSet):
     def info(self) -> Info:
         licence = "OANC; the fiction under several free licences, see arXiv 1704.05426"
         return pairs.info(self.attribute, licence, "MultiNLI 1.0, arXiv 1704.05426")
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
-        scored = () if split == "train" else ("genre", "hard")
-        return pairs.split_of(records, self.info, self.attribute, scored)

@@ -11,12 +11,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from fairkd_jax.data import pairs, prepared
+from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Source
-from fairkd_jax.data.dataset import DataSet, Info, Split
-from fairkd_jax.data.pairs import Layout
+from fairkd_jax.data.dataset import DataSet, Info
+from fairkd_jax.data.pairs import Layout, PreparedPairs
 from fairkd_jax.data.prepared import Example, Original
-from fairkd_jax.types import Path
 
 SOURCES = ("mnli", "snli")
 
@@ -40,17 +39,14 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NegationNli(DataSet):
+class NegationNli(PreparedPairs, DataSet):
     """Three labels, one split; pairs of MNLI and of SNLI are scored by themselves.
 
     The attribute "negation" does not know "not": see `shortcuts.py`.
     """
 
-    data_dir: str = ""
-    attribute: str = "overlap"
-
     splits = ("test",)
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+    scored: ClassVar[tuple[str, ...]] = ("source",)
     original: ClassVar[Original] = Original(
         name="negation_nli",
         version="1.0.0",
@@ -66,12 +62,3 @@ class NegationNli(DataSet):
     def info(self) -> Info:
         source = "Hossain et al. 2020, doi:10.18653/v1/2020.emnlp-main.732"
         return pairs.info(self.attribute, "MIT", source)
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
-        return pairs.split_of(records, self.info, self.attribute, ("source",))

@@ -12,13 +12,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from fairkd_jax.data import pairs, prepared
+from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Missing, Source
-from fairkd_jax.data.dataset import DataSet, Info, Split
-from fairkd_jax.data.pairs import Layout
+from fairkd_jax.data.dataset import DataSet, Info
+from fairkd_jax.data.pairs import Layout, PreparedPairs
 from fairkd_jax.data.prepared import Example, Original
 from fairkd_jax.data.rows import read_rows
-from fairkd_jax.types import Path
 
 
 def _features(tfds: Any) -> dict[str, Any]:
@@ -49,14 +48,13 @@ def _hard(source: Source) -> set[str] | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Snli(DataSet):
+class Snli(PreparedPairs, DataSet):
     """Three labels; pairs on which the annotators did not agree are left out."""
 
-    data_dir: str = ""
     attribute: str = "negation"
 
     splits = ("train", "val", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+    scored: ClassVar[tuple[str, ...]] = ("hard",)
     original: ClassVar[Original] = Original(
         name="snli",
         version="3.0.0",
@@ -91,12 +89,3 @@ class Snli(DataSet):
     @property
     def info(self) -> Info:
         return pairs.info(self.attribute, "CC BY-SA 4.0", "SNLI 1.0, arXiv 1508.05326")
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
-        return pairs.split_of(records, self.info, self.attribute, ("hard",))
