@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from layouts import celeba, cifar10, image_files, mnist, utkface, waterbirds, waterbirds_made
 from PIL import Image
 
@@ -159,6 +160,47 @@ def as_parquet(folder):
         pyarrow.parquet.write_table(table, folder / f"{name}-00000-of-00001.parquet")
     for path in [*folder.glob("*.txt"), *folder.glob("*.zip")]:
         path.unlink()
+
+
+def test_celeba_as_tfds_prepares_it(tmp_path):
+    """Of its features, "file" is not there, and there are two of which nothing is read."""
+    celeba.synthetic(tmp_path, 30)
+    prepare("celeba", tmp_path)
+    original, source = registry.plugin("sets", "celeba").original, Source(tmp_path)
+
+    class CelebA(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name, VERSION = "celeb_a", tfds.core.Version("2.1.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(218, 178, 3), encoding_format="jpeg"),
+                "landmarks": {name: np.int64 for name in ("lefteye_x", "lefteye_y")},
+                "attributes": {name: np.bool_ for name in celeba_set.ATTRIBUTES},
+                "identity": {"Identity_No": np.int64},
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, manager):
+            return {names[0]: self._generate_examples(s) for s, names in original.splits.items()}
+
+        def _generate_examples(self, split):
+            for row, (_, example) in enumerate(original.read(source, split)):
+                del example["file"]
+                marks = {"lefteye_x": row, "lefteye_y": row}
+                yield row, {**example, "landmarks": marks, "identity": {"Identity_No": row}}
+
+    tfds.display_progress_bar(False)
+    CelebA(data_dir=tmp_path / "theirs", file_format="array_record").download_and_prepare()
+    for split in original.splits:
+        ours, theirs = (
+            celeba_set.Celeba(data_dir=str(tmp_path / name), size=32).load(split).columns
+            for name in ("data", "theirs")
+        )
+        assert all(np.array_equal(ours[name][:], theirs[name][:]) for name in ours)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,9 @@ def test_frames_are_those_of_the_published_recipes(images):
     for frame, image in expected.items():
         found = pictures.decoded(file(images[0]), 16, frame)
         np.testing.assert_array_equal(found, np.asarray(image))
-    with pytest.raises(UnknownName, match=r"frame of a set: 'round'. Choices: margin, square, whole"):
+    with pytest.raises(
+        UnknownName, match=r"frame of a set: 'round'. Choices: margin, square, whole"
+    ):
         pictures.check("a set", 16, "round")
 
 

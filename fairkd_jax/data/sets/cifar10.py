@@ -91,6 +91,7 @@ class Cifar10(DataSet):
         key="id",
         citation="Krizhevsky: learning multiple layers of features from tiny images, 2009",
         published={"train": {"examples": 50_000}, "test": {"examples": 10_000}},
+        elsewhere=("cifar10",),
     )
 
     def __post_init__(self):

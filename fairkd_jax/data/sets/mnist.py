@@ -101,6 +101,7 @@ class Mnist(DataSet):
         key="file",
         citation="LeCun, Cortes, Burges: the MNIST database of handwritten digits",
         published={"train": {"examples": 60_000}, "test": {"examples": 10_000}},
+        elsewhere=("mnist",),
     )
 
     def __post_init__(self):
