@@ -13,7 +13,6 @@ import os
 import pathlib
 import secrets
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -55,7 +54,7 @@ def path(text: str | os.PathLike) -> Path:
 
 def is_local(path: Path) -> bool:
     """Is it on a disk, be it within an archive?"""
-    return isinstance(path, pathlib.Path | zipfile.Path)
+    return isinstance(path, pathlib.Path) or not isinstance(path, pathlib.PurePath)
 
 
 def _filesystem(path: Path) -> Any:

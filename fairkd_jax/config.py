@@ -21,7 +21,7 @@ from fairkd_jax.recipe import SELECTION_RULES as SELECTION_RULES
 from fairkd_jax.recipe import Optim, Role, Teacher, Train, Transfer, later
 from fairkd_jax.registry import UnknownName
 
-FORMAT = 2  # raised when the meaning of a stage changes: older stages are then trained anew
+FORMAT = 3  # raised when the meaning of a stage changes: older stages are then trained anew
 
 Plugin = Mapping[str, Any]
 

@@ -146,8 +146,11 @@ def tidy(folder: Path) -> None:
 def digest(path: Path, *, anew: bool = False) -> str:
     """SHA-256 of a file's content; `anew`: read now, whatever is remembered.
 
-    Raises OSError, naming the file, where it cannot be read.
+    That of a folder is of the names and digests of all files below. Raises OSError, naming the
+    file, where it cannot be read.
     """
+    if path.is_dir():
+        return _hash_of(digests(path))
     return _digest(whole(path), _signature(path), anew)
 
 

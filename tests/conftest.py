@@ -65,7 +65,20 @@ def set_spec(name: str) -> dict | None:
         return None
     if registry.plugin("sets", name).original:
         return {"name": name, "data_dir": prepared(name)}
+    if name in WRITTEN:
+        return {"name": name, **written(name)}
     return {"name": name, **NEEDS_FILES.get(name, {})}
+
+
+WRITTEN = ("image_files",)  # sets of files of the user's: `tests/layouts/NAME.py` writes some
+
+
+@functools.cache
+def written(name: str) -> dict:
+    """The options that `write(folder)` of that module gives."""
+    folder = pathlib.Path(PLACE.name) / name
+    folder.mkdir()
+    return importlib.import_module(f"layouts.{name}").write(folder)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import published_files
 import pytest
-from conftest import DATA, ROOT
+from conftest import DATA, ROOT, prepared
 
 from fairkd_jax import sharding
 from fairkd_jax.config import Experiment, Study, parse, update
@@ -48,6 +48,7 @@ def folders(weights, published):
         "folder": DATA and f"{DATA}",
         "folder_and_weights": DATA and f"{DATA},{weights}",
         "published": f"{published}",
+        "faces": prepared("utkface"),
     }
 
 

@@ -68,7 +68,7 @@ def watch(stages: Iterable[Stage]) -> Callable[[], None]:
 
     def check() -> None:
         for path, digest in wanted.items():
-            if not path.is_file() or files.digest(path) != digest:
+            if not path.exists() or files.digest(path) != digest:
                 raise Changed(
                     f"{path} changed while the study runs, so it stops here. Launch it again: what "
                     "depends on the file is then done anew, the rest is kept"

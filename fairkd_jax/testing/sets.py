@@ -31,6 +31,6 @@ def test_splits_load_and_are_sound(plugin):
             assert tuple(loaded.counts()) == info.expected_counts[split]
         again = registry.build("sets", plugin).load(split)
         for key, values in columns.items():
-            np.testing.assert_array_equal(values, again.columns[key], err_msg=key)
+            np.testing.assert_array_equal(values[:], again.columns[key][:], err_msg=key)
     with pytest.raises(UnknownName, match="nowhere"):
         dataset.load("nowhere")

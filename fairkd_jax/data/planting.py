@@ -1,0 +1,190 @@
+"""Shortcuts that are planted in images: a colour, a patch or a corruption that predicts the label.
+
+After Colored MNIST (arXiv 1907.02893) and corrupted CIFAR-10 (arXiv 2007.02561). Class c is at home
+in value c. In training a stated share of each class shows its own value; in validation and test
+each value is as frequent in every class, so it says nothing.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from fairkd_jax.data import corruptions, pictures
+from fairkd_jax.data.dataset import Info, Split, make_split
+from fairkd_jax.data.prepared import Records
+from fairkd_jax.registry import UnknownName
+
+COLOURS = {
+    "red": (1, 0, 0),
+    "green": (0, 1, 0),
+    "blue": (0, 0, 1),
+    "yellow": (1, 1, 0),
+    "magenta": (1, 0, 1),
+    "cyan": (0, 1, 1),
+    "white": (1, 1, 1),
+    "orange": (1, 0.5, 0),
+    "violet": (0.5, 0, 1),
+    "lime": (0.5, 1, 0),
+}
+PALETTE = np.array([*COLOURS.values()])
+Images = UInt8[np.ndarray, "n Y X K"]
+ORDER, PIXELS = 0, 1  # what is drawn, beside what each split draws: "corrupted" is test
+DRAWN = {"train": 2, "val": 3, "test": 4, "corrupted": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Planted:
+    """What a set plants, and how strongly."""
+
+    plant: str  # of `PLANTS`
+    strength: float  # 1: plainly to be seen; severity of a corruption: a fifth each
+    correlation: float  # share of each class in training that shows its own value
+    label_noise: float  # share of each class in training and validation that is called another
+    val: float  # share of the training images that are for validation
+    kinds: Sequence[str]  # of corruptions: the values of that plant, and those of "corrupted"
+    severities: Sequence[int]  # of "corrupted"
+    seed: int  # of the data, not of training
+
+    def check(self, name: str, classes: int) -> None:
+        """Raises ValueError or UnknownName, naming the set and the option, for what cannot be."""
+        if self.plant not in PLANTS:
+            raise UnknownName(self.plant, f"plant of {name}:", PLANTS)
+        for option in ("correlation", "label_noise"):
+            if not 0 <= getattr(self, option) <= 1:
+                raise ValueError(f"{name}: {option} = {getattr(self, option)}, expected 0 to 1")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"{name}: strength = {self.strength}, expected above 0, up to 1")
+        if not 0 < self.val < 1:
+            raise ValueError(f"{name}: val = {self.val}, expected a share between 0 and 1")
+        for kind in self.kinds:
+            if kind not in corruptions.KINDS:
+                raise UnknownName(kind, f"kinds of {name}:", corruptions.KINDS)
+        if len(set(self.kinds)) < len(self.kinds) or not self.kinds:
+            raise ValueError(f"{name}: kinds = {self.kinds}: expected some, each once")
+        if not self.severities or not set(self.severities) <= set(corruptions.SEVERITIES):
+            raise ValueError(f"{name}: severities = {self.severities}, expected of 1 to 5")
+        if len(self.values()) < classes:
+            raise ValueError(
+                f"{name}: {classes} classes need as many values of {self.plant}; there are "
+                f"{len(self.values())}: {', '.join(self.values())}"
+            )
+
+    def values(self) -> tuple[str, ...]:
+        """Names of what can be planted."""
+        return tuple(self.kinds) if self.plant == "corruption" else tuple(COLOURS)
+
+    def info(self, labels: Sequence[str], licence: str, source: str) -> Info:
+        """As many values as labels, each at home in one."""
+        return Info(
+            label_names=tuple(labels),
+            attribute_names=self.values()[: len(labels)],
+            aligned=tuple(tuple(row) for row in np.eye(len(labels), dtype=bool).tolist()),
+            licence=licence,
+            source=source,
+        )
+
+    def split(
+        self, split: str, records: Records, label: np.ndarray, info: Info, size: int
+    ) -> Split:
+        """A split from the official part that it is of, with true labels [N] of that part.
+
+        train, val  all of it, in two; test  all of it
+        corrupted   each image of test in every kind and severity, which are its subpopulations
+        """
+        classes, rng = len(info.label_names), self._rng(DRAWN[split])
+        order = np.argsort(self._rng(ORDER).random(len(label)), kind="stable")
+        held = round(self.val * len(label))
+        rows = np.sort({"train": order[held:], "val": order[:held]}.get(split, order))
+        label = label[rows]
+        if split in ("train", "val"):
+            label = moved(label, self.label_noise, classes, rng)
+        if split == "train":
+            value = moved(label, 1 - self.correlation, classes, rng)
+        else:
+            value = spread(label, classes, rng)
+
+        def plant(images: Images, which: np.ndarray) -> Images:
+            return PLANTS[self.plant](self, images, value[which], rows[which])
+
+        image = pictures.Changed(pictures.of_records(records, size, "whole", rows), plant)
+        if split != "corrupted":
+            return make_split(info, label, value, id=rows, image=image)
+        each = [(kind, severity) for kind in self.kinds for severity in self.severities]
+        which, how = (part.ravel() for part in np.indices((len(rows), len(each))))
+
+        def corrupt(images: Images, chosen: np.ndarray) -> Images:
+            done = [
+                corruptions.corrupted(one, *each[how[row]], self._of(rows[which[row]], how[row]))
+                for one, row in zip(images, chosen)
+            ]
+            return np.stack(done) if done else images
+
+        info = dataclasses.replace(info, subpopulations=tuple(f"{k} {s}" for k, s in each))
+        return make_split(
+            info,
+            label[which],
+            value[which],
+            id=rows[which] * len(each) + how,
+            image=pictures.Changed(image, corrupt, rows=which),
+            member=how[:, None] == np.arange(len(each)),
+        )
+
+    def _rng(self, purpose: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.seed, purpose]))
+
+    def _of(self, row: int | np.integer, number: int | np.integer) -> np.random.Generator:
+        """What is drawn for one image: of it and the seed alone."""
+        counter = [0, 1 + int(number), int(row), 0]
+        return np.random.Generator(np.random.Philox(key=[self.seed, PIXELS], counter=counter))
+
+
+def moved(values: np.ndarray, share: float, choices: int, rng: np.random.Generator) -> np.ndarray:
+    """`values` with exactly that share of each value, rounded, changed to the others in turn."""
+    found = values.copy()
+    for value in range(choices):
+        rows = np.flatnonzero(values == value)
+        rows = rows[np.argsort(rng.random(len(rows)))][: round(share * len(rows))]
+        found[rows] = (value + 1 + np.arange(len(rows)) % (choices - 1)) % choices
+    return found
+
+
+def spread(label: np.ndarray, choices: int, rng: np.random.Generator) -> np.ndarray:
+    """Values that are as frequent as each other within every label."""
+    found = np.zeros_like(label)
+    for value in range(choices):
+        rows = np.flatnonzero(label == value)
+        found[rows[np.argsort(rng.random(len(rows)))]] = np.arange(len(rows)) % choices
+    return found
+
+
+def _colour(planted: Planted, images: Images, value: np.ndarray, rows: np.ndarray) -> Images:
+    """Light of one colour: at strength 1 nothing of the others is left."""
+    light: Float[np.ndarray, "n K"] = 1 - planted.strength * (1 - PALETTE[value])
+    return (images * light[:, None, None, :]).round().astype(np.uint8)
+
+
+def _patch(planted: Planted, images: Images, value: np.ndarray, rows: np.ndarray) -> Images:
+    """A square of the colour in the upper left corner, at strength 1 a quarter of the side."""
+    side = max(1, round(planted.strength * images.shape[1] / 4))
+    changed = images.copy()
+    changed[:, :side, :side] = (255 * PALETTE[value])[:, None, None, :].round()
+    return changed
+
+
+def _corruption(planted: Planted, images: Images, value: np.ndarray, rows: np.ndarray) -> Images:
+    """The kind at severity 1 to 5, which is five times the strength."""
+    severity = max(1, round(5 * planted.strength))
+    done = [
+        corruptions.corrupted(image, planted.kinds[kind], severity, planted._of(row, -1))
+        for image, kind, row in zip(images, value, rows)
+    ]
+    return np.stack(done) if done else images
+
+
+PLANTS: Mapping[str, Callable[[Planted, Images, np.ndarray, np.ndarray], Images]] = {
+    "colour": _colour,
+    "patch": _patch,
+    "corruption": _corruption,
+}
