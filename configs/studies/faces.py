@@ -24,7 +24,7 @@ from fairkd_jax.config import (
 from fairkd_jax.registry import defaults
 
 OPTIM = Optim(learning_rate=2e-3, weight_decay=0.05, schedule="cosine", warmup=0.1)
-TRAIN = Train(steps=500, batch_size=64, select="val_worst_group", eval_every=100)
+TRAIN = Train(steps=400, batch_size=64, select="val_worst_group", eval_every=100)
 CORRELATION = 0.9
 BLOCKS = r"stem|stage\d/block\d+/out"
 
