@@ -69,7 +69,7 @@ def test_it_holds_all_and_its_scripts_tell_what_they_do(site, run):
     assert str(site / "fairkd_jax") in run("", "-c", code)
     assert "fairkd-report --workdir=runs/quickstart" in run("fairkd-report", "--help", status=1)
     said = run("fairkd-study", "--config=quickstrat", status=1)
-    assert "Did you mean 'quickstart'? Choices: colored_digits, " in said
+    assert "Did you mean 'quickstart'? Choices: augmentation_images, " in said
     flags = "--config=quickstart", "--workdir=W", "--config.seeds=1", "--dry_run"
     assert "9 runs, 21 stages: 0 done" in run("fairkd-study", *flags)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fairkd_jax import sharding
+from fairkd_jax.benchmark import measure
 from fairkd_jax.config import Data, Mix, Optim, Train, TrainStage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.padding import PADDINGS
@@ -63,7 +63,7 @@ def pairs_in(folder: pathlib.Path, train: str, length: int, padding: str = "long
 
 READ = """
 import time; start = time.perf_counter()
-import json, pathlib, resource, sys
+import json, pathlib, sys
 from fairkd_jax.benchmark.data import epoch
 print(json.dumps(epoch(pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), start)))
 """
@@ -84,7 +84,7 @@ def epoch(folder: pathlib.Path, train: str, length: int, start: float) -> dict[s
         "epoch_s": round(seconds, 2),
         "rows_per_s": round(len(batches) * 128 / seconds),
         "tokens_per_s": round(tokens / seconds),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_rss_mib": measure.peak_rss_mib(),
     }
 
 

@@ -82,7 +82,8 @@ def split(key: Any, dataset: DataSet, load: Callable[[], Split]) -> Split:
         elif told["as"] == "array":
             found[name] = entry.arrays[f"{name}.array"]
         else:
-            found[name] = Asked(told["dtype"], told["shape"], lambda n=name: load().columns[n])
+            shape = tuple(told["shape"])
+            found[name] = Asked(told["dtype"], shape, lambda n=name: load().columns[n])
     found |= {name: np.array(found[name]) for name in IN_MEMORY if name in found}
     info = Info(**{k: _tuples(v) for k, v in facts["info"].items()})
     # Where it lies now is told by the set.

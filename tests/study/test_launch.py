@@ -171,7 +171,7 @@ def test_a_host_that_does_not_report_is_named(tmp_path):
         ("--config.experiment.debias.identify_sahre=3", "identify_share"),
         ("--config.experiment.stdent.train.steps=3", "student"),
         ("--config.experiment.student.train.steps=-1", "steps"),
-        ("--config.experiment.data.set.name=celeba", "colored_digits"),
+        ("--config.experiment.data.set.name=celebs", "colored_digits"),
         ("--config=nowhere.py", "nowhere.py"),
     ],
 )
@@ -239,7 +239,7 @@ def test_hosts_are_found_as_jax_finds_them(environment, count, index, host, monk
 @pytest.mark.parametrize(
     ("launcher", "flags", "message"),
     [
-        ("study", ["--config=quickstrat"], "'quickstrat'. Did you mean 'quickstart'? Choices: col"),
+        ("study", ["--config=quickstrat"], "'quickstrat'. Did you mean 'quickstart'? Choices: aug"),
         ("study", ["--config=quickstart:x"], "config 'quickstart:x': too many positional arg"),
         ("study", ["--config=quickstart"], "--workdir=FOLDER is needed"),
         ("study", ["--config=colored_digits", "--workdir=W"], "Experiment: fairkd-train runs it"),

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fairkd_jax import processes, sharding
+from fairkd_jax import config, processes, sharding
 from fairkd_jax.config import (
     Compare,
     Data,
@@ -98,7 +98,8 @@ def test_axes_reach_into_a_teacher_and_configs_come_back():
     assert {t.train.steps for t in small.teachers.values()} == {4}
 
 
-def test_a_study_with_one_teacher_says_nothing_of_several():
+def test_a_study_with_one_teacher_says_nothing_of_several(monkeypatch):
+    monkeypatch.setattr(config, "FORMAT", 2)  # as it then was
     told = as_dict(Experiment(transfer=Transfer()))
     assert "teachers" not in told | told["mix"] and "teacher" not in told["transfer"]
     planned = plan.runs(Study(seeds=1, experiment=Experiment(debias={"name": "jtt"})))
