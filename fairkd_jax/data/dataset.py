@@ -8,15 +8,12 @@ import abc
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
-
-if TYPE_CHECKING:
-    from fairkd_jax.data.prepared import Original
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +152,7 @@ class DataSet(abc.ABC):
 
     splits: ClassVar[tuple[str, ...]]
     places: ClassVar[tuple[str, ...]] = ()  # options that say where files lie
-    original: ClassVar["Original | None"] = None  # where `fairkd-data` prepares it from
+    original: ClassVar[Any] = None  # the `prepared.Original` that `fairkd-data` prepares it from
 
     @property
     @abc.abstractmethod
