@@ -117,11 +117,10 @@ def test_the_same_data_give_the_same_vocabulary_in_every_process():
         "print(encoder.facts['identity'])"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
+    # From 3.12 on Python itself says that forks and threads do not go together.
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", program]
     done = [
-        subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, env=environment
-        )
-        for _ in range(2)
+        subprocess.run(command, capture_output=True, text=True, env=environment) for _ in range(2)
     ]
     assert [d.stderr for d in done] == ["", ""]
     here = Wordpiece(vocab_size=300).fit(TemplateNli(train=400).load("train")).facts["identity"]
