@@ -132,7 +132,9 @@ def remove(path: Path) -> None:
     if not buckets.is_local(path):
         buckets.remove(path)
     elif path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        while path.exists():
+            with contextlib.suppress(FileNotFoundError):  # another process removes it too
+                shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
