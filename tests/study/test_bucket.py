@@ -1,6 +1,6 @@
 """A work folder in a bucket: the same command, the same numbers, whatever happens on the way.
 
-The bucket is an emulated one (bucket_server.py) that answers every 100th request by 503.
+The bucket is an emulated one (bucket_server.py) that answers every 400th request by 503.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ PACKAGES = ("gcsfs", "gcp_storage_emulator")
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(p) for p in PACKAGES), reason=f"needs {' and '.join(PACKAGES)}"
 )
-UNAVAILABLE = "100"  # every so many requests: its clients then wait for a second or more
+UNAVAILABLE = "400"  # every so many requests: its clients then wait for a second or more
 
 
 def free_port() -> int:
