@@ -1,6 +1,6 @@
 """A work folder in a bucket: the same command, the same numbers, whatever happens on the way.
 
-The bucket is an emulated one (bucket_server.py) that answers every 400th request by 503.
+The bucket is an emulated one (bucket_server.py) that answers now and then by 503.
 """
 
 import importlib.util
@@ -30,7 +30,8 @@ PACKAGES = ("gcsfs", "gcp_storage_emulator")
 pytestmark = pytest.mark.skipif(
     not all(importlib.util.find_spec(p) for p in PACKAGES), reason=f"needs {' and '.join(PACKAGES)}"
 )
-UNAVAILABLE = "400"  # every so many requests: its clients then wait for a second or more
+# Every so many requests; its clients then wait for a second or more, and a study takes thousands.
+UNAVAILABLE = ("400", pytest.param("25", marks=pytest.mark.slow))
 
 
 def free_port() -> int:
@@ -39,12 +40,12 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
+@pytest.fixture(scope="module", params=UNAVAILABLE)
+def bucket(request, tmp_path_factory):
     """An empty bucket, and the environment in which all clients find it."""
     port, here = free_port(), pathlib.Path(__file__).parent
     process = subprocess.Popen(
-        [sys.executable, str(here / "bucket_server.py"), str(port), UNAVAILABLE],
+        [sys.executable, str(here / "bucket_server.py"), str(port), request.param],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
