@@ -83,13 +83,6 @@ def _loaded(dataset: DataSet) -> Iterator[tuple[str, Split]]:
             yield split, dataset.load(split)
 
 
-def _loaded(dataset: DataSet) -> Iterator[tuple[str, Split]]:
-    """All splits but those of which there are no files, as there may be in a part."""
-    for split in dataset.splits:
-        with contextlib.suppress(UnknownName):
-            yield split, dataset.load(split)
-
-
 def _dataset() -> DataSet:
     """The set that the flags name. Raises UnknownName for one that nobody prepares."""
     if registry.plugin("sets", SET.value).original is None:

@@ -1,5 +1,7 @@
 """A training step in small for tests of debiasing methods: a two-layer net, made-up batches."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,8 +107,8 @@ def make_now(method, memory, counts=COUNTS, step: int = 0, steps: float = 100.0)
     return Now(steps, spec.group_counts, spec.label_counts, step, memory)
 
 
-@jax.jit
-def _init(method, counts, seed: Array) -> tuple[dict, dict]:
+@functools.partial(jax.jit, static_argnums=0)
+def _init(kind: type, method, counts, seed: Array) -> tuple[dict, dict]:
     return method.init(make_spec(method, counts), jax.random.key(seed))
 
 
@@ -119,7 +121,7 @@ def start(method, seed: int = 0, counts=COUNTS) -> tuple[dict, Now]:
         )
         for name in ("student", *method.extra_nets)
     }
-    own, memory = _init(method, counts, seed)
+    own, memory = _init(type(method), method, counts, seed)
     return {"nets": nets, "debias": own}, make_now(method, memory, counts)
 
 
@@ -150,4 +152,11 @@ def after(now: Now, memory: dict) -> Now:
     return now.replace(step=now.step + 1, memory=memory)
 
 
-run = jax.jit(step)
+@functools.partial(jax.jit, static_argnums=0)
+def _run(kind: type, method, *rest):
+    return step(method, *rest)
+
+
+def run(method, *rest):
+    """`step`, compiled; by the type too, for JAX takes alike methods for one (`step.Methods`)."""
+    return _run(type(method), method, *rest)

@@ -52,6 +52,12 @@ class Methods:
     label_smoothing: Array = None  # None: the task loss is of the label alone
     scope: str = struct.field(pytree_node=False, default="total")
     shares: dict = struct.field(default_factory=dict)  # of teachers, by name; see `teachers_of`
+    kinds: tuple = struct.field(pytree_node=False, default=())  # set here
+
+    def __post_init__(self):
+        # To JAX 0.10.2 two dataclasses with as many leaves and equal static fields are one tree:
+        # only their hashes differ, and where these collide one method runs as the other compiled.
+        object.__setattr__(self, "kinds", (type(self.debias), *map(type, self.distill)))
 
 
 def input_of(teacher: str) -> str:
