@@ -1,6 +1,7 @@
 """What every distillation method must keep, whoever wrote it. `plugin` is the method's config."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,14 @@ def step(method, params, student, teachers, batch, now):
     return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, student)
 
 
-run = jax.jit(step)
+@functools.partial(jax.jit, static_argnums=0)
+def _run(kind: type, method, *rest):
+    return step(method, *rest)
+
+
+def run(method, *rest):
+    """`step`, compiled; by the type too, for JAX takes alike methods for one (`step.Methods`)."""
+    return _run(type(method), method, *rest)
 
 
 def close(a, b, rtol=1e-5, atol=1e-6):

@@ -17,7 +17,7 @@ from fairkd_jax.config import Mix
 from fairkd_jax.debias.erm import ERM
 from fairkd_jax.distill.logits import Logits
 from fairkd_jax.train import step as step_module
-from fairkd_jax.train.step import compile_step, fresh_state, train_step
+from fairkd_jax.train.step import Methods, compile_step, fresh_state, train_step
 
 TABLE = "teacher_logits"
 ONE = sharding.make_mesh(devices=jax.devices()[:1])
@@ -117,6 +117,17 @@ def test_two_lanes_give_what_two_runs_give(debias):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), together, stack(*alone)
     )
+
+
+def test_no_two_methods_are_one_tree():
+    """What is compiled for one must not be found for another."""
+    debias, distill = (
+        [registry.build(room, {"name": name}) for name in registry.available(room)]
+        for room in ("debias", "distill")
+    )
+    trees = [jax.tree.structure(Methods(m, ())) for m in debias]
+    trees += [jax.tree.structure(Methods(debias[0], (d,))) for d in distill]
+    assert not [(a, b) for i, a in enumerate(trees) for b in trees[:i] if a == b]
 
 
 @pytest.mark.parametrize("debias", ["erm", "group_dro", "irm", "lff", "dann"])
