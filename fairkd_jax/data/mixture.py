@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from fairkd_jax import registry
-from fairkd_jax.data import samplers
 from fairkd_jax.data.augmentation import Augmentation, conflicts, groups_of, require_both
 from fairkd_jax.data.dataset import Column, DataSet, Split, draws
 from fairkd_jax.data.encoded import Encoded, Ends, encoded
-from fairkd_jax.data.samplers import Buckets, Draw
+from fairkd_jax.data.samplers import Buckets, Draw, draw_by
 from fairkd_jax.data.source import Source
 from fairkd_jax.registry import name_of
 from fairkd_jax.types import Batch
@@ -162,22 +161,21 @@ class Mixture(Source):
         that would be drawn bucket by bucket.
         """
         if not self.pools:
-            return samplers.draw_by(sampler, self, seed, batch_size, buckets)
+            return super().draw(sampler, seed, batch_size, buckets)
         if buckets is not None and len(buckets) > 1:
             raise ValueError(
                 f"data.padding = 'bucket' with the extra examples of {', '.join(self.pools)}, each "
                 "a share of every batch: they lie in all buckets. Use padding = 'longest'"
             )
-        sizes, real = self.sizes(batch_size), Source(_rows_alone(self.train), {})
+        sizes = self.sizes(batch_size)
         own = batch_size - sum(sizes.values())
-        first = samplers.draw_by(sampler, real, seed, own)
+        first = draw_by(sampler, self.train, seed, own)
         parts = [first.rows]
         for name, size in sizes.items():
             for pool, count, stream in self._kinds(name, size):
-                few = Source(_part(_rows_alone(self.split), pool), {})
                 # a seed of its own: those of runs are below 2^32
-                drawn = samplers.draw_by("natural", few, seed + _stream(stream) * 2**32, count)
-                parts.append(lambda step, pool=pool, drawn=drawn: pool[drawn.rows(step)])
+                own_seed = seed + _stream(stream) * 2**32
+                parts.append(draw_by("natural", self.split, own_seed, count, [pool]).rows)
         epoch = round(first.epoch * batch_size / own)
         return Draw(
             lambda step: np.concatenate([part(step) for part in parts]), epoch, lambda step: 0
@@ -217,6 +215,13 @@ class Mixture(Source):
                 weights = self.known[False][pool] / len(pool) * count * passes
                 found += np.bincount(group[pool], weights, minlength=len(found))
         return found
+
+    def with_labelled(self, batch: Batch, hide_attributes: bool) -> Batch:
+        """To what sees attributes, one whose attribute no one knows is as one without a label."""
+        known = self.known[hide_attributes]
+        if known.all():
+            return batch
+        return batch | {"labelled": known[self.rows_of(batch["id"])]}
 
     def augment(self, batch: Batch, seed: int, step: int) -> Batch:
         """The batch as training sees it: changed by chance, encoded anew, then as views draw.
@@ -273,26 +278,6 @@ class Mixture(Source):
         return {k: np.array(v[rows]) for k, v in self.split.columns.items()}
 
 
-def draw_by(
-    sampler: str, source: Source, seed: int, batch_size: int, buckets: Buckets | None = None
-) -> Draw:
-    """How a sampler draws batches; raises as `samplers.draw_by` and `Mixture.draw` do."""
-    if isinstance(source, Mixture):
-        return source.draw(sampler, seed, batch_size, buckets)
-    return samplers.draw_by(sampler, source, seed, batch_size, buckets)
-
-
-def with_labelled(source: Source, batch: Batch, hide_attributes: bool = False) -> Batch:
-    """The batch with "labelled", where some of its source's examples have no label.
-
-    To what sees attributes, one whose attribute no one knows is as one without a label.
-    """
-    if not isinstance(source, Mixture) or source.known[hide_attributes].all():
-        return batch
-    rows = source.rows_of(batch["id"])
-    return batch | {"labelled": source.known[hide_attributes][rows]}
-
-
 def _stream(name: str) -> int:
     """From 1 to 2^31, so that none meets what samplers and views draw, whose stream is 0."""
     return zlib.crc32(name.encode()) % 2**31 + 1
@@ -307,11 +292,6 @@ def _put(old: np.ndarray, rows: np.ndarray, new: np.ndarray) -> np.ndarray:
     made = old.copy()
     made[rows] = new[(slice(None), *(slice(n) for n in old.shape[1:]))]
     return made
-
-
-def _rows_alone(split: Split) -> Split:
-    """What samplers look at."""
-    return Split({k: split.columns[k] for k in OWN}, split.info)
 
 
 def _part(split: Split, rows: np.ndarray) -> Split:

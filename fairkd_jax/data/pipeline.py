@@ -17,7 +17,6 @@ from fairkd_jax import files, registry
 from fairkd_jax.config import Data, Plugin, as_dict
 from fairkd_jax.data import kept_splits, mixture, strength
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
-from fairkd_jax.data.mixture import draw_by
 from fairkd_jax.data.padding import padding_of, ragged, sorted_rows
 from fairkd_jax.data.resident import Rows
 from fairkd_jax.data.source import Source
@@ -186,7 +185,7 @@ def train_batches(
     """
     mine = _slice(batch_size, process_index, process_count)
     padded = padding_of(padding, source, batch_size, views)
-    draw = draw_by(sampler, source, seed, batch_size, padded.buckets)
+    draw = source.draw(sampler, seed, batch_size, padded.buckets)
     joined = _join(source, tables or {}, views)
 
     def load(step: int) -> Any:
@@ -197,7 +196,7 @@ def train_batches(
             return Rows(rows[mine].astype(np.int32), tuple(sorted((every | lengths).items())))
         batch = joined(rows[mine], padded.lengths(rows, draw.bucket(int(step))))
         batch = source.augment(batch, seed, int(step)) if augment else batch
-        batch = mixture.with_labelled(source, batch, hide_attributes)
+        batch = source.with_labelled(batch, hide_attributes)
         if hide_attributes:
             del batch["attribute"], batch["group"]
         return batch
@@ -211,7 +210,7 @@ def epoch_size(source: Source, sampler: str = "natural", batch_size: int = 1) ->
     Extra ones, drawn beside them in batches of this size, count too. Raises as `train_batches`
     does for its sampler.
     """
-    return draw_by(sampler, source, 0, batch_size).epoch
+    return source.draw(sampler, 0, batch_size).epoch
 
 
 def eval_batches(
@@ -242,7 +241,7 @@ def eval_batches(
         rows = order[np.where(real, place, 0)]
         member = {k: np.asarray(v[rows[mine]]) for k, v in scored.items()}
         batch = joined(rows[mine], lengths(rows)) | member
-        batch = mixture.with_labelled(source, batch, hide_attributes=True)
+        batch = source.with_labelled(batch, hide_attributes=True)
         return batch | {"real": real[mine].astype(np.float32)}
 
     return grain.MapDataset.range(-(-len(source) // batch_size)).map(load)

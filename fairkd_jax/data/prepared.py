@@ -16,7 +16,6 @@ import numpy as np
 
 from fairkd_jax import buckets
 from fairkd_jax.data.archives import Source
-from fairkd_jax.data.dataset import Column
 from fairkd_jax.data.tfrecords import TfRecords
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
@@ -103,20 +102,6 @@ class Records:
                 raise UnknownName(name, f"feature of {self.folder}:", self.features)
             feature = feature[part]
         return feature
-
-
-class Texts(Column):
-    """Texts of a prepared split, read when asked for."""
-
-    dtype = np.dtype(object)
-
-    def __init__(self, records: Records, feature: str):
-        self.records, self.feature, self.shape = records, feature, (len(records),)
-
-    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        rows = range(*rows.indices(len(self))) if isinstance(rows, slice) else rows
-        found = self.records.rows(rows, self.feature)
-        return np.array([text.decode() for (text,) in found], object)
 
 
 def _value(feature: Any, single: bool) -> Any:

@@ -1,4 +1,4 @@
-"""Samplers: which rows of a source each batch draws, a pure function of (seed, step).
+"""Samplers: which rows of a split each batch draws, a pure function of (seed, step).
 
 Where rows of like lengths go together, in buckets, every batch is of one bucket. Which one follows
 from the split and the step alone, in shares that are those of the bucket among all draws: so each
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fairkd_jax.data.source import Source
+from fairkd_jax.data.dataset import Split
 from fairkd_jax.registry import UnknownName
 
 Buckets = Sequence[np.ndarray]  # row numbers
@@ -59,7 +59,7 @@ def _in_turn(draws: Sequence[Callable[[int], np.ndarray]], shares: np.ndarray, e
     return Draw(rows, epoch, lambda step: turn(step)[0])
 
 
-def _natural(source: Source, seed: int, batch_size: int, buckets: Buckets) -> Draw:
+def _natural(split: Split, seed: int, batch_size: int, buckets: Buckets) -> Draw:
     """One permutation of all examples an epoch; a batch may end one epoch and begin the next."""
     return _epochs(buckets, seed, batch_size)
 
@@ -87,14 +87,14 @@ def _permuted(
     return draw
 
 
-Sampler = Callable[[Source, int, int, Buckets], Draw]
+Sampler = Callable[[Split, int, int, Buckets], Draw]
 
 
 def _balanced(key: str) -> Sampler:
     """With replacement: a value of column `key` evenly, then one of its examples evenly."""
 
-    def sampler(source: Source, seed: int, batch_size: int, buckets: Buckets) -> Draw:
-        members = _members(source, key)
+    def sampler(split: Split, seed: int, batch_size: int, buckets: Buckets) -> Draw:
+        members = _members(split, key)
         inside = [[np.intersect1d(m, b, assume_unique=True) for m in members] for b in buckets]
         totals = np.array([len(rows) for rows in members])
         sizes = np.array([[len(rows) for rows in of_bucket] for of_bucket in inside])
@@ -105,7 +105,7 @@ def _balanced(key: str) -> Sampler:
             upper = np.cumsum(weights[i])
             pool, upper = np.concatenate(of_bucket), upper / (upper[-1] or 1.0)
             draws.append(_weighted(pool, starts, sizes[i], upper, seed, batch_size, i << 40))
-        return _in_turn(draws, weights.sum(axis=1), len(source))
+        return _in_turn(draws, weights.sum(axis=1), len(split))
 
     return sampler
 
@@ -135,10 +135,10 @@ def _subsampled(key: str) -> Sampler:
     Where there are buckets, each gives the same number whatever the seed: its share.
     """
 
-    def sampler(source: Source, seed: int, batch_size: int, buckets: Buckets) -> Draw:
-        members = _members(source, key)
+    def sampler(split: Split, seed: int, batch_size: int, buckets: Buckets) -> Draw:
+        members = _members(split, key)
         smallest = min(len(rows) for rows in members)
-        order = _random(seed, CHOICE, len(source))
+        order = _random(seed, CHOICE, len(split))
         pools: list[list[np.ndarray]] = [[] for _ in buckets]
         for rows in members:
             inside = [np.intersect1d(rows, bucket, assume_unique=True) for bucket in buckets]
@@ -158,10 +158,10 @@ def _shares(sizes: list[int], total: int) -> np.ndarray:
     return found
 
 
-def _members(source: Source, key: str) -> list[np.ndarray]:
+def _members(split: Split, key: str) -> list[np.ndarray]:
     """Row numbers by value of column `key`; ValueError if a value has none."""
-    names = source.split.info.label_names if key == "label" else source.split.info.group_names
-    members = [np.flatnonzero(source.split.columns[key] == i) for i in range(len(names))]
+    names = split.info.label_names if key == "label" else split.info.group_names
+    members = [np.flatnonzero(split.columns[key] == i) for i in range(len(names))]
     empty = [name for name, rows in zip(names, members) if not len(rows)]
     if empty:
         raise ValueError(
@@ -181,14 +181,14 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 
 def draw_by(
-    sampler: str, source: Source, seed: int, batch_size: int, buckets: Buckets | None = None
+    sampler: str, split: Split, seed: int, batch_size: int, buckets: Buckets | None = None
 ) -> Draw:
-    """How a sampler draws batches from a source, from all rows or bucket by bucket.
+    """How a sampler draws batches of a split, from all rows or bucket by bucket.
 
     Raises UnknownName for an unknown sampler, ValueError for an empty class or group that is to be
     sampled.
     """
     if sampler not in SAMPLERS:
         raise UnknownName(sampler, "sampler", SAMPLERS)
-    buckets = [np.arange(len(source))] if buckets is None else buckets
-    return SAMPLERS[sampler](source, seed, batch_size, buckets)
+    buckets = [np.arange(len(split))] if buckets is None else buckets
+    return SAMPLERS[sampler](split, seed, batch_size, buckets)

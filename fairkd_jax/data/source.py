@@ -7,6 +7,7 @@ import numpy as np
 
 from fairkd_jax.data.dataset import Encoder, Split
 from fairkd_jax.data.encoded import Encoded, Some, encoded
+from fairkd_jax.data.samplers import Buckets, Draw, draw_by
 from fairkd_jax.types import Batch, Inputs
 
 
@@ -62,6 +63,20 @@ class Source:
         length = lengths.get(name, facts.get("length", 0))
         arrays = self.view(name).rows(rows, length)
         return Inputs(arrays, facts["identity"], self.encoders[name].scaling)
+
+    def draw(
+        self, sampler: str, seed: int, batch_size: int, buckets: Buckets | None = None
+    ) -> Draw:
+        """How a sampler draws batches of these rows. Raises as `samplers.draw_by`."""
+        return draw_by(sampler, self.split, seed, batch_size, buckets)
+
+    def counts(self, batch_size: int) -> np.ndarray:
+        """Examples by group, [G], as drawn while the split is once gone through."""
+        return self.split.counts()
+
+    def with_labelled(self, batch: Batch, hide_attributes: bool) -> Batch:
+        """The batch with "labelled", where of some examples the label is not known."""
+        return batch
 
     def augment(self, batch: Batch, seed: int, step: int) -> Batch:
         """The batch as training sees it at a step: what views draw is drawn."""

@@ -91,9 +91,7 @@ def resident_of(
 def now_of(config: TrainStage, methods: Methods) -> Now:
     """What is true of the whole run; no counts by group for a method that may not see them."""
     source = pipeline.open_data(config.data).drawn()
-    mixed, split = isinstance(source, mixture.Mixture), source.split
-    groups = source.counts(config.train.batch_size) if mixed else split.counts()
-    groups = np.ceil(groups).astype(np.float32)
-    labels = groups.reshape(len(split.info.label_names), -1).sum(axis=1)
+    groups = np.ceil(source.counts(config.train.batch_size)).astype(np.float32)
+    labels = groups.reshape(len(source.split.info.label_names), -1).sum(axis=1)
     groups = groups if methods.debias.sees_attributes else np.full_like(groups, np.nan)
     return Now(np.float32(config.train.steps), groups, labels)

@@ -89,10 +89,10 @@ def test_arrays_are_those_of_fixed_padding_cut_where_nothing_is_left(padding, sa
 def test_the_bucket_of_a_step_is_of_the_split_alone(sampler):
     buckets = padding_of("bucket", SOURCE, 16).buckets
     assert len(buckets) > 1
-    draws = [draw_by(sampler, SOURCE, seed, 16, buckets) for seed in (0, 5)]
+    draws = [draw_by(sampler, SOURCE.split, seed, 16, buckets) for seed in (0, 5)]
     turns = [[draw.bucket(i) for i in range(3000)] for draw in draws]
     assert turns[0] == turns[1] and {*turns[0]} == {*range(len(buckets))}
-    late = draw_by(sampler, SOURCE, 0, 16, buckets)  # with nothing asked before
+    late = draw_by(sampler, SOURCE.split, 0, 16, buckets)  # with nothing asked before
     assert [late.bucket(i) for i in (2999, 5)] == [turns[0][i] for i in (2999, 5)]
     assert (draws[0].rows(40) != draws[1].rows(40)).any()
     for step in (0, 40):
@@ -101,7 +101,7 @@ def test_the_bucket_of_a_step_is_of_the_split_alone(sampler):
 
 def test_in_a_bucket_all_come_before_any_comes_again():
     padded = padding_of("bucket", SOURCE, 16)
-    draw = draw_by("natural", SOURCE, 1, 16, padded.buckets)
+    draw = draw_by("natural", SOURCE.split, 1, 16, padded.buckets)
     steps = 4 * len(SOURCE) // 16
     rows = [draw.rows(i) for i in range(steps)]
     for number, bucket in enumerate(padded.buckets):
@@ -116,15 +116,15 @@ def test_in_a_bucket_all_come_before_any_comes_again():
 def test_buckets_leave_each_example_its_chance():
     buckets = padding_of("bucket", SOURCE, 16).buckets
     groups = SOURCE.split.columns["group"]
-    draw = draw_by("group_balanced", SOURCE, 0, 16, buckets)
+    draw = draw_by("group_balanced", SOURCE.split, 0, 16, buckets)
     drawn = np.concatenate([draw.rows(i) for i in range(4000)])
     share = np.bincount(groups[drawn]) / len(drawn)
     np.testing.assert_allclose(share, 0.25, atol=4 * np.sqrt(0.25 * 0.75 / len(drawn)) + 1e-3)
     wanted = 0.25 / np.bincount(groups)[groups]
     found = np.bincount(drawn, minlength=len(SOURCE)) / len(drawn)
     assert (np.abs(found - wanted) < 6 * np.sqrt(wanted / len(drawn))).all()
-    plain = draw_by("subsampled_groups", SOURCE, 0, 16)
-    sub = draw_by("subsampled_groups", SOURCE, 0, 16, buckets)
+    plain = draw_by("subsampled_groups", SOURCE.split, 0, 16)
+    sub = draw_by("subsampled_groups", SOURCE.split, 0, 16, buckets)
     assert sub.epoch == plain.epoch == 4 * np.bincount(groups).min()
 
 
