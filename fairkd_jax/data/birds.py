@@ -3,17 +3,18 @@
 What the published folder and one that is made anew share; and how the authors' script makes it.
 """
 
+import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from fairkd_jax import registry
 from fairkd_jax.data import pictures
 from fairkd_jax.data.dataset import Info, Split, make_split
-from fairkd_jax.data.prepared import Records
 
 BIRDS, PLACES = ("landbird", "waterbird"), ("land", "water")
 WATERBIRDS = (
@@ -47,14 +48,32 @@ def published(examples: int, *groups: int) -> dict[str, int]:
     return {"examples": examples, **dict(zip(names, groups))}
 
 
-def split_of(records: Records, size: int, frame: str) -> Split:
-    """A prepared split."""
-    read = records.columns("label", "place")
-    label, place = (
-        np.array([names.index(name) for name in records.names(feature)])[read[feature]]
-        for feature, names in (("label", BIRDS), ("place", PLACES))
-    )
-    return make_split(INFO, label, place, image=pictures.of_records(records, size, frame))
+@dataclasses.dataclass(frozen=True)
+class Birds:
+    """What the two sets share: is it a waterbird or a landbird, wherever it is?
+
+    Images are squeezed into a square of 256 / 224 the size and their middle is cut, as in the
+    paper; `pictures.FRAMES` has other ways.
+    """
+
+    size: int = 224
+    frame: str = "margin"
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    info: ClassVar[Info] = INFO
+
+    def __post_init__(self):
+        pictures.check(registry.name_of(type(self)), self.size, self.frame)
+
+    def load(self, split: str) -> Split:
+        records = self.records(split)
+        read = records.columns("label", "place")
+        label, place = (
+            np.array([names.index(name) for name in records.names(feature)])[read[feature]]
+            for feature, names in (("label", BIRDS), ("place", PLACES))
+        )
+        image = pictures.of_records(records, self.size, self.frame)
+        return make_split(INFO, label, place, image=image)
 
 
 def is_waterbird(file: str) -> bool:

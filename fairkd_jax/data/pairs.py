@@ -11,15 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fairkd_jax.data import prepared
 from fairkd_jax.data.archives import AnyPath, Missing, Source
 from fairkd_jax.data.dataset import Info, Split, make_split
-from fairkd_jax.data.prepared import Example, Original, Records
+from fairkd_jax.data.prepared import Example, Records
 from fairkd_jax.data.rows import read_rows
 from fairkd_jax.data.shortcuts import SHORTCUTS, attribute_of
 from fairkd_jax.data.subpopulations import by_value
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Path
 
 LABELS = ("entailment", "neutral", "contradiction")
 WRITTEN = {  # a label as files have it -> its name; -1: the annotators did not agree
@@ -122,29 +120,18 @@ def info(
 
 @dataclasses.dataclass(frozen=True)
 class PreparedPairs:
-    """What prepared sets of pairs share: where they lie, the attribute, how a split is loaded."""
+    """What prepared sets of pairs share: the attribute, and how a split is loaded."""
 
-    data_dir: str = ""
     attribute: str = "overlap"
 
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
     scored: ClassVar[tuple[str, ...]] = ()  # features, each value of which is scored by itself
-
-    def distribution(self) -> Original:
-        """The files of its authors, and what TFDS calls the part of them that is wanted."""
-        return self.original
 
     def keep(self) -> Mapping[str, Sequence[str]]:
         """Feature -> values of the pairs that are wanted."""
         return {}
 
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.distribution(), self.data_dir, split)
-
     def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.distribution(), self.data_dir, split)
+        records = self.records(split)
         return split_of(records, self.info, self.attribute, self.scored, self.keep())
 
     def attribute_of(self, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:

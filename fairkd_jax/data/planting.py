@@ -5,12 +5,15 @@ in value c. In training a stated share of each class shows its own value; in val
 each value is as frequent in every class, so it says nothing.
 """
 
+import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from fairkd_jax import registry
 from fairkd_jax.data import corruptions, pictures
 from fairkd_jax.data.dataset import Info, Split, make_split
 from fairkd_jax.data.prepared import Records
@@ -35,20 +38,42 @@ DRAWN = {"train": 2, "val": 3, "test": 4, "corrupted": 4}
 
 
 @dataclasses.dataclass(frozen=True)
-class Planted:
-    """What a set plants, and how strongly."""
+class Planted(abc.ABC):
+    """What prepared sets share that plant a shortcut: what they plant, and how strongly.
 
-    plant: str  # of `PLANTS`
-    strength: float  # 1: plainly to be seen; severity of a corruption: a fifth each
-    correlation: float  # share of each class in training that shows its own value
-    label_noise: float  # share of each class in training and validation that is called another
-    val: float  # share of the training images that are for validation
-    kinds: Sequence[str]  # of corruptions: the values of that plant, and those of "corrupted"
-    severities: Sequence[int]  # of "corrupted"
-    seed: int  # of the data, not of training
+    train      nine of ten official training images; in a share `correlation` of each class the
+               value planted is that of the class
+    val        the others; each value as often as another
+    test       the official test images; each value as often as another
+    corrupted  those in each of `kinds` and `severities`, its subpopulations
 
-    def check(self, name: str, classes: int) -> None:
+    A set that mixes this in says what its classes are called, and which class an image is of.
+    """
+
+    plant: str = "colour"  # of `PLANTS`
+    strength: float = 1.0  # plainly to be seen; a corruption's severity is five times this
+    correlation: float = 0.95  # share of each class in training that shows its own value
+    label_noise: float = 0.0  # share of each class in train and val that is called another
+    kinds: tuple[str, ...] = tuple(corruptions.KINDS)
+    severities: tuple[int, ...] = corruptions.SEVERITIES
+    val: float = 0.1  # share of the official training images
+    size: int = 28
+    seed: int = 0  # of the data, not of training
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "val", "test", "corrupted")
+    licence: ClassVar[str] = "not stated by its authors"
+
+    @abc.abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """The labels, in order."""
+
+    @abc.abstractmethod
+    def label_of(self, records: Records) -> np.ndarray:
+        """Their numbers, of all examples of an official split."""
+
+    def __post_init__(self):
         """Raises ValueError or UnknownName, naming the set and the option, for what cannot be."""
+        name, classes = registry.name_of(type(self)), len(self.class_names())
         if self.plant not in PLANTS:
             raise UnknownName(self.plant, f"plant of {name}:", PLANTS)
         for option in ("correlation", "label_noise"):
@@ -75,25 +100,24 @@ class Planted:
         """Names of what can be planted."""
         return tuple(self.kinds) if self.plant == "corruption" else tuple(COLOURS)
 
-    def info(self, labels: Sequence[str], licence: str, source: str) -> Info:
+    @property
+    def info(self) -> Info:
         """As many values as labels, each at home in one."""
+        labels = self.class_names()
         return Info(
-            label_names=tuple(labels),
+            label_names=labels,
             attribute_names=self.values()[: len(labels)],
             aligned=tuple(tuple(row) for row in np.eye(len(labels), dtype=bool).tolist()),
-            licence=licence,
-            source=source,
+            licence=self.licence,
+            source=self.original.citation,
         )
 
-    def split(
-        self, split: str, records: Records, label: np.ndarray, info: Info, size: int
-    ) -> Split:
-        """A split from the official part that it is of, with true labels [N] of that part.
+    def part_of(self, split: str) -> str:
+        return "train" if split in ("train", "val") else "test"
 
-        train, val  all of it, in two; test  all of it
-        corrupted   each image of test in every kind and severity, which are its subpopulations
-        """
-        classes, rng = len(info.label_names), self._rng(DRAWN[split])
+    def load(self, split: str) -> Split:
+        records, info = self.records(split), self.info
+        label, classes, rng = self.label_of(records), len(info.label_names), self._rng(DRAWN[split])
         order = np.argsort(self._rng(ORDER).random(len(label)), kind="stable")
         held = round(self.val * len(label))
         rows = np.sort({"train": order[held:], "val": order[:held]}.get(split, order))
@@ -108,7 +132,7 @@ class Planted:
         def plant(images: Images, which: np.ndarray) -> Images:
             return PLANTS[self.plant](self, images, value[which], rows[which])
 
-        image = pictures.Changed(pictures.of_records(records, size, "whole", rows), plant)
+        image = pictures.Changed(pictures.of_records(records, self.size, "whole", rows), plant)
         if split != "corrupted":
             return make_split(info, label, value, id=rows, image=image)
         each = [(kind, severity) for kind in self.kinds for severity in self.severities]

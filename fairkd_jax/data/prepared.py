@@ -10,7 +10,7 @@ import functools
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -149,9 +149,31 @@ def files_of(original: Original, data_dir: str, split: str) -> dict[str, Path]:
     return {p.name: p for p in [folder / "features.json", *sorted(shards)]}
 
 
-def open_records(original: Original, data_dir: str, split: str) -> Records:
-    """A split of a prepared set. Raises as `folder_of` and `Records` do."""
-    return Records(folder_of(original, data_dir), split, original.splits[split])
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What prepared sets share: where they lie, and what a split is read from."""
+
+    data_dir: str = ""
+
+    places: ClassVar[tuple[str, ...]] = ("data_dir",)
+
+    def distribution(self) -> Original:
+        """The files of its authors, and what TFDS calls the part of them that is wanted."""
+        return self.original
+
+    def part_of(self, split: str) -> str:
+        """The split of the distribution that one of the set is a part of."""
+        return split
+
+    def reads(self, split: str) -> dict[str, Path]:
+        self.require(split)
+        return files_of(self.distribution(), self.data_dir, self.part_of(split))
+
+    def records(self, split: str) -> Records:
+        """What a split is read from. Raises as `folder_of` and `Records` do."""
+        self.require(split)
+        original, part = self.distribution(), self.part_of(split)
+        return Records(folder_of(original, self.data_dir), part, original.splits[part])
 
 
 @functools.lru_cache(maxsize=8)

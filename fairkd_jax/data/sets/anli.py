@@ -12,7 +12,7 @@ from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Source
 from fairkd_jax.data.dataset import DataSet, Info
 from fairkd_jax.data.pairs import Layout, PreparedPairs
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.prepared import Example, Original, Prepared
 from fairkd_jax.registry import UnknownName
 
 ROUNDS = ("r1", "r2", "r3")
@@ -34,7 +34,7 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Anli(PreparedPairs, DataSet):
+class Anli(PreparedPairs, Prepared, DataSet):
     """Three labels; each round is scored by itself too."""
 
     rounds: tuple[str, ...] = ROUNDS

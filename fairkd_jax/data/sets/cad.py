@@ -14,7 +14,7 @@ from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Source
 from fairkd_jax.data.dataset import DataSet, Info
 from fairkd_jax.data.pairs import Layout, PreparedPairs
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.prepared import Example, Original, Prepared
 
 REVISIONS = {"original": 1, "revised_premise": 2, "revised_hypothesis": 2}  # of a pair each
 
@@ -40,7 +40,7 @@ def _published(pairs_edited: int) -> dict[str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cad(PreparedPairs, DataSet):
+class Cad(PreparedPairs, Prepared, DataSet):
     """Three labels; the original pairs and the revisions of either text are scored by themselves.
 
     A pair and its four revisions are one "family" of the prepared folder.

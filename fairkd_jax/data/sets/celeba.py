@@ -15,13 +15,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fairkd_jax.data import pictures, prepared
+from fairkd_jax.data import pictures
 from fairkd_jax.data.archives import AnyPath, Source, content
 from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.prepared import Example, Original, Prepared
 from fairkd_jax.data.rows import read_rows
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Path
 
 PARTITIONS = {"train": "0", "val": "1", "test": "2"}  # in list_eval_partition
 # In the order of list_attr_celeba.
@@ -139,14 +138,13 @@ def _published(examples: int, *groups: int) -> dict[str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Celeba(DataSet):
+class Celeba(Prepared, DataSet):
     """Has a face one attribute, where another is the shortcut? By default hair colour by sex.
 
     Images are cut to the square in their middle and resized (`pictures.FRAMES` has other ways), as
     in arXiv 1911.08731, whose groups these are.
     """
 
-    data_dir: str = ""
     target: str = "Blond_Hair"
     attribute: str = "Male"
     suggests: bool = False  # whether the attribute suggests the target, or that it is not there
@@ -154,7 +152,6 @@ class Celeba(DataSet):
     frame: str = "square"
 
     splits = ("train", "val", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
     original: ClassVar[Original] = Original(
         name="celeba",
         version="1.0.0",
@@ -190,13 +187,8 @@ class Celeba(DataSet):
             source="CelebA, arXiv 1411.7766",
         )
 
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
     def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
+        records = self.records(split)
         target, attribute = (f"attributes/{n}" for n in (self.target, self.attribute))
         read = records.columns(target, attribute)
         image = pictures.of_records(records, self.size, self.frame)

@@ -13,12 +13,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fairkd_jax.data import corruptions, pictures, prepared
+from fairkd_jax.data import pictures
 from fairkd_jax.data.archives import Source, content
-from fairkd_jax.data.dataset import DataSet, Info, Split
+from fairkd_jax.data.dataset import DataSet
 from fairkd_jax.data.planting import Planted
-from fairkd_jax.data.prepared import Example, Original
-from fairkd_jax.types import Path
+from fairkd_jax.data.prepared import Example, Original, Prepared, Records
 
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
@@ -59,29 +58,13 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cifar10(DataSet):
-    """Ten classes, with a planted shortcut (`data/planting.py`).
+class Cifar10(Planted, Prepared, DataSet):
+    """Ten classes, with a planted shortcut (`data/planting.py`)."""
 
-    train      nine of ten official training images; in a share `correlation` of each class the
-               value planted is that of the class
-    val        the others; each value as often as another
-    test       the official test images; each value as often as another
-    corrupted  those in each of `kinds` and `severities`, its subpopulations
-    """
-
-    data_dir: str = ""
-    plant: str = "corruption"  # colour, patch or corruption
-    strength: float = 0.6  # of what is planted; a corruption's severity is five times this
-    correlation: float = 0.95
-    label_noise: float = 0.0
-    kinds: tuple[str, ...] = tuple(corruptions.KINDS)
-    severities: tuple[int, ...] = corruptions.SEVERITIES
-    val: float = 0.1
+    plant: str = "corruption"
+    strength: float = 0.6
     size: int = 32
-    seed: int = 0  # of the data, not of training
 
-    splits = ("train", "val", "test", "corrupted")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
     original: ClassVar[Original] = Original(
         name="cifar10",
         version="3.0.2",
@@ -94,27 +77,9 @@ class Cifar10(DataSet):
         elsewhere=("cifar10",),
     )
 
-    def __post_init__(self):
-        self._planted().check("cifar10", len(CLASSES))
+    def class_names(self) -> tuple[str, ...]:
+        return CLASSES
 
-    @property
-    def info(self) -> Info:
-        return self._planted().info(CLASSES, "not stated by its authors", "CIFAR-10")
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, _part(split))
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, _part(split))
+    def label_of(self, records: Records) -> np.ndarray:
         number = np.array([CLASSES.index(name) for name in records.names("label")])
-        label = number[records.columns("label")["label"]]
-        return self._planted().split(split, records, label, self.info, self.size)
-
-    def _planted(self) -> Planted:
-        return Planted(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Planted)})
-
-
-def _part(split: str) -> str:
-    return "train" if split in ("train", "val") else "test"
+        return number[records.columns("label")["label"]]

@@ -13,14 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fairkd_jax.data import prepared
 from fairkd_jax.data.archives import Source
 from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
-from fairkd_jax.data.prepared import Example, Original, Records
+from fairkd_jax.data.prepared import Example, Original, Prepared, Records
 from fairkd_jax.data.rows import read_rows
 from fairkd_jax.data.subpopulations import by_label
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Path
 
 LABELS = ("nontoxic", "toxic")
 IDENTITIES = (
@@ -76,18 +74,16 @@ def _share(text: str, place: str) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class CivilComments(DataSet):
+class CivilComments(Prepared, DataSet):
     """Toxic or not; trained in four groups, scored in sixteen that overlap.
 
     The attribute, of which training groups are made, is one of eight identities or "identity_any",
     any that annotators were asked about. The sixteen are WILDS': each identity, toxic or not.
     """
 
-    data_dir: str = ""
     attribute: str = "identity_any"
 
     splits = ("train", "val", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
     original: ClassVar[Original] = Original(
         name="civil_comments",
         version="1.0.0",
@@ -116,13 +112,8 @@ class CivilComments(DataSet):
             "CivilComments of WILDS, arXiv 2012.07421",
         )
 
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
     def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
+        records = self.records(split)
         if records.has("label"):
             read = records.columns("text", "label", *ATTRIBUTES)
             toxic, flags = read["label"], {name: read[name] > 0 for name in ATTRIBUTES}

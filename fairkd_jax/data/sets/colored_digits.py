@@ -10,19 +10,8 @@ import functools
 import numpy as np
 
 from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
+from fairkd_jax.data.planting import COLOURS, moved
 
-COLOURS = {
-    "red": (1, 0, 0),
-    "green": (0, 1, 0),
-    "blue": (0, 0, 1),
-    "yellow": (1, 1, 0),
-    "magenta": (1, 0, 1),
-    "cyan": (0, 1, 1),
-    "white": (1, 1, 1),
-    "orange": (1, 0.5, 0),
-    "violet": (0.5, 0, 1),
-    "lime": (0.5, 1, 0),
-}
 SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}  # of the digits; no digit is in two splits
 COUNTS = {"train": (514, 27, 27, 510), "val": (134, 134, 135, 135), "test": (225, 225, 225, 225)}
 
@@ -77,9 +66,9 @@ class ColoredDigits(DataSet):
         rows = _digits_of(split, digits, self.seed)
         label = self._label(digits[rows])
         if split != "test":
-            label = _move(label, self.label_noise, self.classes, rng)
+            label = moved(label, self.label_noise, self.classes, rng)
         if split == "train":
-            attribute = _move(label, 1 - self.correlation, self.classes, rng)
+            attribute = moved(label, 1 - self.correlation, self.classes, rng)
             identity = rows
         else:
             attribute = np.tile(np.arange(self.classes), len(rows))
@@ -136,13 +125,3 @@ def _digits_of(split: str, digits: np.ndarray, seed: int) -> np.ndarray:
         first, last = round(start * len(of_digit)), round((start + SHARES[split]) * len(of_digit))
         rows.append(of_digit[first:last])
     return np.sort(np.concatenate(rows))
-
-
-def _move(values: np.ndarray, share: float, choices: int, rng: np.random.Generator) -> np.ndarray:
-    """`values` with exactly that share of each value, rounded, changed to the others in turn."""
-    moved = values.copy()
-    for value in range(choices):
-        rows = np.flatnonzero(values == value)
-        rows = rows[np.argsort(rng.random(len(rows)))][: round(share * len(rows))]
-        moved[rows] = (value + 1 + np.arange(len(rows)) % (choices - 1)) % choices
-    return moved

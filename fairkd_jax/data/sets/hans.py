@@ -15,7 +15,7 @@ from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Source
 from fairkd_jax.data.dataset import DataSet, Info
 from fairkd_jax.data.pairs import Layout, PreparedPairs
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.prepared import Example, Original, Prepared
 
 LABELS = ("entailment", "non-entailment")
 HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
@@ -44,7 +44,7 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Hans(PreparedPairs, DataSet):
+class Hans(PreparedPairs, Prepared, DataSet):
     """Two labels; the attribute is the heuristic, which always suggests entailment, or overlap.
 
     Subcases and templates are scored by themselves; neutral and contradiction of a net count as

@@ -15,12 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fairkd_jax.data import corruptions, pictures, prepared
+from fairkd_jax.data import pictures
 from fairkd_jax.data.archives import AnyPath, Source, content
-from fairkd_jax.data.dataset import DataSet, Info, Split
+from fairkd_jax.data.dataset import DataSet
 from fairkd_jax.data.planting import Planted
-from fairkd_jax.data.prepared import Example, Original
-from fairkd_jax.types import Path
+from fairkd_jax.data.prepared import Example, Original, Prepared, Records
 
 DIGITS = tuple(map(str, range(10)))
 
@@ -68,30 +67,11 @@ def _idx(path: AnyPath, dimensions: int) -> tuple[AnyPath, np.ndarray]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mnist(DataSet):
-    """Digits, or ranges of them, with a planted shortcut (`data/planting.py`).
+class Mnist(Planted, Prepared, DataSet):
+    """Digits, or ranges of them, with a planted shortcut (`data/planting.py`)."""
 
-    train      nine of ten official training images; in a share `correlation` of each class the
-               value planted is that of the class
-    val        the others; each value as often as another
-    test       the official test images; each value as often as another
-    corrupted  those in each of `kinds` and `severities`, its subpopulations
-    """
-
-    data_dir: str = ""
     classes: int = 10  # ranges of digits
-    plant: str = "colour"  # colour, patch or corruption
-    strength: float = 1.0  # of what is planted; a corruption's severity is five times this
-    correlation: float = 0.95
-    label_noise: float = 0.0
-    kinds: tuple[str, ...] = tuple(corruptions.KINDS)
-    severities: tuple[int, ...] = corruptions.SEVERITIES
-    val: float = 0.1
-    size: int = 28
-    seed: int = 0  # of the data, not of training
 
-    splits = ("train", "val", "test", "corrupted")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
     original: ClassVar[Original] = Original(
         name="mnist",
         version="3.0.1",
@@ -107,30 +87,14 @@ class Mnist(DataSet):
     def __post_init__(self):
         if not 2 <= self.classes <= 10:
             raise ValueError(f"mnist: classes = {self.classes}, expected 2 to 10")
-        self._planted().check("mnist", self.classes)
+        super().__post_init__()
 
-    @property
-    def info(self) -> Info:
+    def class_names(self) -> tuple[str, ...]:
         digits = [np.flatnonzero(self._label(np.arange(10)) == c) for c in range(self.classes)]
-        names = [f"{d[0]} to {d[-1]}" if len(d) > 1 else f"{d[0]}" for d in digits]
-        return self._planted().info(names, "not stated by its authors", "MNIST")
+        return tuple(f"{d[0]} to {d[-1]}" if len(d) > 1 else f"{d[0]}" for d in digits)
 
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, _part(split))
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, _part(split))
-        label = self._label(records.columns("label")["label"])
-        return self._planted().split(split, records, label, self.info, self.size)
+    def label_of(self, records: Records) -> np.ndarray:
+        return self._label(records.columns("label")["label"])
 
     def _label(self, digit: np.ndarray) -> np.ndarray:
         return digit * self.classes // 10
-
-    def _planted(self) -> Planted:
-        return Planted(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Planted)})
-
-
-def _part(split: str) -> str:
-    return "train" if split in ("train", "val") else "test"

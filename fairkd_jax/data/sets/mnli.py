@@ -18,7 +18,7 @@ from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Missing, Source
 from fairkd_jax.data.dataset import DataSet, Info
 from fairkd_jax.data.pairs import Layout, PreparedPairs
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.prepared import Example, Original, Prepared
 from fairkd_jax.data.rows import read_lines
 
 PARTS = {  # ours -> as the authors, GLUE and the hub call it, and the list of what is hard
@@ -80,7 +80,7 @@ def _letters(pair: Example) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mnli(PreparedPairs, DataSet):
+class Mnli(PreparedPairs, Prepared, DataSet):
     """Three labels; pairs on which the annotators did not agree are left out.
 
     matched, mismatched   of the genres of train, and of others; genres and hard pairs are scored by

@@ -15,7 +15,7 @@ from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Source
 from fairkd_jax.data.dataset import DataSet, Info
 from fairkd_jax.data.pairs import Layout, PreparedPairs
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.prepared import Example, Original, Prepared
 
 SOURCES = ("mnli", "snli")
 
@@ -39,7 +39,7 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NegationNli(PreparedPairs, DataSet):
+class NegationNli(PreparedPairs, Prepared, DataSet):
     """Three labels, one split; pairs of MNLI and of SNLI are scored by themselves.
 
     The attribute "negation" does not know "not": see `shortcuts.py`.

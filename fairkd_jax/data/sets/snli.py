@@ -16,7 +16,7 @@ from fairkd_jax.data import pairs
 from fairkd_jax.data.archives import Missing, Source
 from fairkd_jax.data.dataset import DataSet, Info
 from fairkd_jax.data.pairs import Layout, PreparedPairs
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.prepared import Example, Original, Prepared
 from fairkd_jax.data.rows import read_rows
 
 
@@ -48,7 +48,7 @@ def _hard(source: Source) -> set[str] | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Snli(PreparedPairs, DataSet):
+class Snli(PreparedPairs, Prepared, DataSet):
     """Three labels; pairs on which the annotators did not agree are left out."""
 
     attribute: str = "negation"

@@ -16,12 +16,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fairkd_jax.data import pictures, prepared
+from fairkd_jax.data import pictures
 from fairkd_jax.data.archives import Source, content
 from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.prepared import Example, Original, Prepared
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Path
 
 GENDERS = ("male", "female")
 RACES = ("White", "Black", "Asian", "Indian", "Others")
@@ -68,7 +67,7 @@ def _share(name: str) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Utkface(DataSet):
+class Utkface(Prepared, DataSet):
     """One factor is to be told, another is the shortcut: gender, age, race, or white (or not).
 
     In training the factors are correlated as they are; `data.correlation` makes more of it. Value a
@@ -76,7 +75,6 @@ class Utkface(DataSet):
     old women are aligned by default.
     """
 
-    data_dir: str = ""
     label: str = "gender"
     attribute: str = "age"
     ages: tuple[int, ...] = (20,)  # years at which an age group ends
@@ -84,7 +82,6 @@ class Utkface(DataSet):
     frame: str = "square"
 
     splits = ("train", "val", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
     original: ClassVar[Original] = Original(
         name="utkface",
         version="1.0.0",
@@ -119,13 +116,11 @@ class Utkface(DataSet):
             source="UTKFace, arXiv 1702.08423",
         )
 
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, "all")
+    def part_of(self, split: str) -> str:
+        return "all"
 
     def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, "all")
+        records = self.records(split)
         read = records.columns("file", "age", "gender", "race")
         share = np.array([_share(name) for name in read["file"]])
         first = np.searchsorted([*SHARES.values()], share, side="right")

@@ -11,13 +11,13 @@ import io
 from collections.abc import Iterator
 from typing import ClassVar
 
-from fairkd_jax.data import birds, pictures, prepared
+from fairkd_jax.data import birds
 from fairkd_jax.data.archives import Source, content
-from fairkd_jax.data.dataset import DataSet, Info, Split
-from fairkd_jax.data.prepared import Example, Original
+from fairkd_jax.data.birds import Birds
+from fairkd_jax.data.dataset import DataSet
+from fairkd_jax.data.prepared import Example, Original, Prepared
 from fairkd_jax.data.rows import read_rows
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Path
 
 COLUMNS = ("img_id", "img_filename", "y", "split", "place", "place_filename")
 SPLITS = {"train": "0", "val": "1", "test": "2"}
@@ -50,19 +50,9 @@ def _read(source: Source, split: str) -> Iterator[tuple[str, Example]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Waterbirds(DataSet):
-    """Is it a waterbird or a landbird, wherever it is?
+class Waterbirds(Birds, Prepared, DataSet):
+    """As published."""
 
-    Images are squeezed into a square of 256 / 224 the size and their middle is cut, as in the
-    paper; `pictures.FRAMES` has other ways.
-    """
-
-    data_dir: str = ""
-    size: int = 224
-    frame: str = "margin"
-
-    splits = ("train", "val", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
     original: ClassVar[Original] = Original(
         name="waterbirds",
         version="1.0.0",
@@ -77,19 +67,3 @@ class Waterbirds(DataSet):
             "test": birds.published(5_794, 2_255, 2_255, 642, 642),
         },
     )
-
-    def __post_init__(self):
-        pictures.check("waterbirds", self.size, self.frame)
-
-    @property
-    def info(self) -> Info:
-        return birds.INFO
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
-        return birds.split_of(records, self.size, self.frame)

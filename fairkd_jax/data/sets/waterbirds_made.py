@@ -16,11 +16,11 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from fairkd_jax.data import birds, pictures, prepared
+from fairkd_jax.data import birds
 from fairkd_jax.data.archives import AnyPath, Source, content
-from fairkd_jax.data.dataset import DataSet, Info, Split
-from fairkd_jax.data.prepared import Example, Original
-from fairkd_jax.types import Path
+from fairkd_jax.data.birds import Birds
+from fairkd_jax.data.dataset import DataSet
+from fairkd_jax.data.prepared import Example, Original, Prepared
 
 PLACES = (("bamboo_forest", "forest/broadleaf"), ("ocean", "lake/natural"))  # land, water
 CORRELATION, VAL, SEED = 0.95, 0.2, 0
@@ -101,15 +101,9 @@ def _open(path: AnyPath, place: str) -> Image.Image:
 
 
 @dataclasses.dataclass(frozen=True)
-class WaterbirdsMade(DataSet):
-    """Is it a waterbird or a landbird, wherever it is? Options as of `waterbirds`."""
+class WaterbirdsMade(Birds, Prepared, DataSet):
+    """Made from birds and places."""
 
-    data_dir: str = ""
-    size: int = 224
-    frame: str = "margin"
-
-    splits = ("train", "val", "test")
-    places: ClassVar[tuple[str, ...]] = ("data_dir",)
     original: ClassVar[Original] = Original(
         name="waterbirds_made",
         version="1.0.0",
@@ -124,19 +118,3 @@ class WaterbirdsMade(DataSet):
             "test": birds.published(5_794, 2_255, 2_255, 642, 642),
         },
     )
-
-    def __post_init__(self):
-        pictures.check("waterbirds_made", self.size, self.frame)
-
-    @property
-    def info(self) -> Info:
-        return birds.INFO
-
-    def reads(self, split: str) -> dict[str, Path]:
-        self.require(split)
-        return prepared.files_of(self.original, self.data_dir, split)
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        records = prepared.open_records(self.original, self.data_dir, split)
-        return birds.split_of(records, self.size, self.frame)
