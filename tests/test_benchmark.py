@@ -360,7 +360,9 @@ def test_a_pod_without_what_it_needs_shows_its_usage(pod, arguments, message):
 
 
 def test_a_set_is_read_first_and_again_and_paddings_take_turns(mesh, tmp_path):
-    found = data.first_and_second(rows=1000, length=16)
+    found = data.images(rows=200, size=8)
+    assert found["prepare_s"] > 0 and found["second_rows_per_s"] > 0
+    found = data.pairs(rows=1000, length=16)
     assert found["rows"] == 1000 and found["second_rows_per_s"] > 0
     assert 0 < found["second_peak_rss_mib"] < 2048
     data.write_pairs(tmp_path / "pairs.tsv", 400)

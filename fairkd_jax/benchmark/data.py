@@ -13,10 +13,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from fairkd_jax import sharding
+from fairkd_jax import registry, sharding
 from fairkd_jax.benchmark import measure
-from fairkd_jax.config import Data, Mix, Optim, Train, TrainStage
-from fairkd_jax.data import pipeline
+from fairkd_jax.benchmark.synthetic import write_celeba
+from fairkd_jax.config import Data, Mix, Optim, Train, TrainStage, as_dict, parse
+from fairkd_jax.data import pipeline, preparing
+from fairkd_jax.data.archives import Source
 from fairkd_jax.data.padding import PADDINGS
 from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.registry import UnknownName
@@ -61,34 +63,40 @@ def pairs_in(folder: pathlib.Path, train: str, length: int, padding: str = "long
     return Data(set=files, views={"wordpiece": view}, padding=padding)
 
 
-READ = """
+ALONE = """
 import time; start = time.perf_counter()
-import json, pathlib, sys
-from fairkd_jax.benchmark.data import epoch
-print(json.dumps(epoch(pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), start)))
+import json, sys
+from fairkd_jax.benchmark import data
+print(json.dumps(getattr(data, sys.argv[1])(sys.argv[2], start)))
 """
 
 
-def epoch(folder: pathlib.Path, train: str, length: int, start: float) -> dict[str, Any]:
+def read_epoch(config: str, start: float) -> dict[str, Any]:
     """Opens a set and goes through an epoch of batches of 128: seconds since `start`, and rates."""
-    source = pipeline.open_data(pairs_in(folder, train, length)).source("train")
-    batches = pipeline.train_batches(
-        source, seed=0, steps=len(source) // 128, batch_size=128, padding="longest"
-    )
+    source = pipeline.open_data(parse(Data, json.loads(config))).source("train")
+    batches = pipeline.train_batches(source, seed=0, steps=len(source) // 128, batch_size=128)
     batches[0]
-    begun = time.perf_counter()
-    tokens = sum(int(b["views"]["wordpiece"]["mask"].sum()) for b in batches)
+    begun, tokens = time.perf_counter(), 0
+    for batch in batches:
+        tokens += sum(int(v["mask"].sum()) for v in batch["views"].values() if "mask" in v)
     seconds = time.perf_counter() - begun
     return {
         "start_s": round(begun - start, 2),  # to the first batch, imports included
         "epoch_s": round(seconds, 2),
         "rows_per_s": round(len(batches) * 128 / seconds),
-        "tokens_per_s": round(tokens / seconds),
+        **({"tokens_per_s": round(tokens / seconds)} if tokens else {}),
         "peak_rss_mib": measure.peak_rss_mib(),
     }
 
 
-def first_and_second(rows: int, length: int) -> dict[str, Any]:
+def prepare_faces(folder: str, start: float) -> dict[str, Any]:
+    """Prepares the CelebA of `folder`/source in `folder`, as `fairkd-data` does."""
+    original = registry.plugin("sets", "celeba").original
+    preparing.prepare(original, Source(f"{folder}/source"), folder, part=True)
+    return {"s": round(time.perf_counter() - start, 2), "peak_rss_mib": measure.peak_rss_mib()}
+
+
+def pairs(rows: int, length: int) -> dict[str, Any]:
     """A set of made-up pairs read by one process, then by another; each alone with its memory."""
     with tempfile.TemporaryDirectory() as place:
         folder = pathlib.Path(place)
@@ -97,12 +105,36 @@ def first_and_second(rows: int, length: int) -> dict[str, Any]:
         found: dict[str, Any] = {"rows": rows, "length": length}
         found["write_s"] = round(time.perf_counter() - begun, 2)
         found["file_mib"] = (folder / "train.tsv").stat().st_size // 2**20
-        cache = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
-        command = [sys.executable, "-c", READ, place, "train.tsv", str(length)]
-        for name in ("first", "second"):
-            done = subprocess.run(command, env=cache, capture_output=True, text=True, check=True)
-            found |= {f"{name}_{k}": v for k, v in json.loads(done.stdout.splitlines()[-1]).items()}
-    return found
+        return found | _first_and_second(pairs_in(folder, "train.tsv", length), folder)
+
+
+def images(rows: int, size: int) -> dict[str, Any]:
+    """JPEGs in the layout of CelebA, prepared, then read as `pairs` are."""
+    with tempfile.TemporaryDirectory() as place:
+        begun = time.perf_counter()
+        write_celeba(pathlib.Path(place) / "source", rows)
+        found = {"rows": rows, "size": size, "write_s": round(time.perf_counter() - begun, 2)}
+        made = _alone("prepare_faces", place, pathlib.Path(place))
+        data = Data(set={"name": "celeba", "data_dir": place, "size": size})
+        found |= {f"prepare_{k}": v for k, v in made.items()}
+        return found | _first_and_second(data, pathlib.Path(place))
+
+
+def _first_and_second(data: Data, folder: pathlib.Path) -> dict[str, Any]:
+    config = json.dumps(as_dict(data))
+    return {
+        f"{name}_{k}": v
+        for name in ("first", "second")
+        for k, v in _alone("read_epoch", config, folder).items()
+    }
+
+
+def _alone(function: str, argument: str, folder: pathlib.Path) -> dict[str, Any]:
+    """What a function of this file gives in a process of its own, with its cache in a folder."""
+    command = [sys.executable, "-c", ALONE, function, argument]
+    cache = os.environ | {"XDG_CACHE_HOME": str(folder / "cache")}
+    done = subprocess.run(command, env=cache, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def waits(mesh: Mesh, steps: int) -> list[dict[str, Any]]:

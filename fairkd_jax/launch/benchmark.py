@@ -30,7 +30,8 @@ All presets, or those of a family, each by itself and under a live teacher of it
 
 What data cost, a line of JSON each; the load of the machine stands beside it:
 
-    fairkd-benchmark --data=read --rows=393000         a set of pairs, read first and again
+    fairkd-benchmark --data=pairs --rows=393000        made-up pairs, read first and again
+    fairkd-benchmark --data=images --rows=50000        made-up JPEGs, prepared, then likewise
     fairkd-benchmark --data=wait                       share of a step that waits for data
     fairkd-benchmark --data=padding --pairs=F.tsv.gz   longest and bucket against fixed
 """
@@ -81,8 +82,10 @@ SERVE = flags.DEFINE_bool("serve", False, "Time blocks of steps as standard inpu
 TABLE = flags.DEFINE_bool("table", False, "Every preset, each in a process of its own.")
 ROW = flags.DEFINE_bool("row", False, "One row of the table, as JSON.")
 JSON = flags.DEFINE_bool("json", False, "With --table: each row as a line of JSON too.")
-DATA = flags.DEFINE_enum("data", None, ["read", "wait", "padding"], "What data cost.")
-ROWS = flags.DEFINE_integer("rows", 393_000, "Pairs, with --data=read.", lower_bound=1000)
+DATA = flags.DEFINE_enum("data", None, ["pairs", "images", "wait", "padding"], "What data cost.")
+ROWS = flags.DEFINE_integer(
+    "rows", 50_000, "Examples, with --data=pairs or images.", lower_bound=1000
+)
 PAIRS = flags.DEFINE_string("pairs", None, "A file of nli_files, with --data=padding.")
 flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE, TABLE, ROW])
 
@@ -118,8 +121,10 @@ def main(argv: list[str]) -> None:
 def print_data(mesh: Mesh) -> None:
     """One line for each thing that was measured."""
     length = flags.FLAGS.seq or 128
-    if DATA.value == "read":
-        found = [data.first_and_second(ROWS.value, length)]
+    if DATA.value == "pairs":
+        found = [data.pairs(ROWS.value, length)]
+    elif DATA.value == "images":
+        found = [data.images(ROWS.value, flags.FLAGS.image or 224)]
     elif DATA.value == "wait":
         found = data.waits(mesh, STEPS_TIMED.value or 60)
     else:

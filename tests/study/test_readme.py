@@ -32,7 +32,7 @@ ADDED = {  # what a command contains: flags that make it small; the last of two 
     "launch/report.py": "--workdir=runs/temperature",
     "launch/data.py": "--part",  # of an archive of a few pairs
     "--verify": "--workdir=runs/temperature",
-    "--data=read": "--rows=1000 --seq=16",
+    "--data=pairs": "--rows=1000 --seq=16",
     "--mode=kd_table": TINY,
     "--mode=erm": TINY,
     "--compile_only": f"{TINY} --fake_devices=4 --fsdp=2 --batch=4",
