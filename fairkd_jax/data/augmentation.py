@@ -39,6 +39,12 @@ class Augmentation:
     conflicting: float | None = None  # share of what is drawn, extra examples or partners, on which
     # the shortcut gives the wrong answer; None: as they come
 
+    def __init_subclass__(cls):
+        hook = "change" if cls.changes_inputs else "examples"
+        if getattr(cls, hook) is getattr(Augmentation, hook):
+            told = f"changes_inputs = {cls.changes_inputs}"
+            raise TypeError(f"{cls.__name__} says {told}, so it must define `{hook}`")
+
     def __post_init__(self):
         for role in self.roles:
             if role not in ROLES:

@@ -135,6 +135,11 @@ FAULTS = {
         METHOD.replace("@struct.dataclass", ""),
         r"line 6: Mine needs the decorator @flax\.struct\.dataclass",
     ),
+    "no hook": (
+        "augment",
+        "\nfrom fairkd_jax.data.augmentation import Augmentation\nclass Mine(Augmentation): pass",
+        r"mine\.py, line 3: TypeError: Mine says changes_inputs = False.*`examples`",
+    ),
     "an error when made": (
         "debias",
         METHOD + "    def __post_init__(self):\n        self.nothing\n",
