@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import pandas
 from conftest import ROOT
+from ports import free_port
 
 TINY = pathlib.Path(__file__).parent / "tiny_study.py"
 HANG = 60.0  # seconds: longer than any run here; longer on a busy machine is a hang
@@ -112,9 +112,7 @@ class Zygote:
 
     def two(self, first: pathlib.Path, second: pathlib.Path, **disturbance: Any) -> list[Run]:
         """Starts the tiny study as two processes of one run; the first is disturbed."""
-        with socket.socket() as s:
-            s.bind(("localhost", 0))
-            hosts = f"--coordinator=localhost:{s.getsockname()[1]}", "--num_processes=2"
+        hosts = f"--coordinator=localhost:{free_port()}", "--num_processes=2"
         return [
             self.study(first, *hosts, "--process_id=0", **disturbance),
             self.study(second, *hosts, "--process_id=1"),

@@ -18,6 +18,7 @@ import numpy as np
 import pandas
 import pytest
 from disturbed import Run, records, zygote
+from ports import free_port
 
 from fairkd_jax import buckets, files, hub
 from fairkd_jax.data.tables import read_table, write_table
@@ -32,12 +33,6 @@ pytestmark = pytest.mark.skipif(
 )
 # Every so many requests; its clients then wait for a second or more, and a study takes thousands.
 UNAVAILABLE = ("400", pytest.param("25", marks=pytest.mark.slow))
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module", params=UNAVAILABLE)

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import pandas
 import pytest
 from conftest import ROOT
+from ports import free_port
 
 from fairkd_jax import registry
 from fairkd_jax.launch import rollcall, runtime
@@ -115,12 +115,6 @@ def test_sigterm_saves_and_ends_with_a_status_of_its_own(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = finish(process, status=75)
     assert "the same command goes on" in err
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
 
 
 def two_by_slurm(workdir: pathlib.Path) -> list[subprocess.Popen]:

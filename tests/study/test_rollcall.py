@@ -5,16 +5,11 @@ import threading
 import time
 
 import pytest
+from ports import free_port
 
 from fairkd_jax.launch import rollcall
 
 pytestmark = pytest.mark.quick
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
 
 
 def call(*folders, seconds: float = 10.0, meanwhile=lambda port: None) -> list:
