@@ -50,6 +50,14 @@ def test_roles_say_which_nets_are_trained_with_it():
     assert check.check(study(distilled))
 
 
+@pytest.mark.quick
+def test_extra_examples_are_counted():
+    told = execute._data(plan.runs(study({}, SWAP, **{"debias": {"name": "erm"}})))["in_domain"]
+    train, extra = told["train"]["counts"], told["extra, swap"]["counts"]
+    assert sum(extra) == 100 and not told["extra, swap"]["left_out"]
+    assert np.argmax(extra) != np.argmax(train)  # digits whose colour was common, in the other
+
+
 def loop_roles():
     return ("teacher", "baseline", "distilled")
 
