@@ -16,7 +16,10 @@ from flax import struct
 
 from fairkd_jax.config import Stage
 from fairkd_jax.losses import masked_mean, task_loss
+from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms
+
+UNITS = ("group", "label")  # of which a batch has a column
 
 
 @struct.dataclass
@@ -78,6 +81,12 @@ class Debiaser:
     ) -> tuple[Array, dict[str, Any], dict[str, Array]]:
         """(scalar loss, memory after the step, metrics); reduce `terms.total` over real rows."""
         return masked_mean(terms.total, batch["real"]), now.memory, {}
+
+
+def require_unit(by: str, method: str) -> None:
+    """Raises UnknownName for what is no unit that examples are counted, weighed or drawn by."""
+    if by not in UNITS:
+        raise UnknownName(by, f"value of debias.{method}.by:", UNITS)
 
 
 def require_groups(spec: Spec, method: str) -> None:

@@ -1,7 +1,8 @@
 """Domain-adversarial training against the attribute, by gradient reversal (arXiv 1505.07818).
 
 A discriminator reads the attribute from the student's features and descends on its loss `L_d`; the
-features ascend on it. Conditional form: it also sees the label (arXiv 1711.10455).
+features ascend on it. `conditional` is CDANN: the discriminator also sees the label (arXiv
+1711.10455).
 """
 
 import jax
