@@ -98,3 +98,13 @@ def require_groups(spec: Spec, method: str) -> None:
             f"{method} needs training examples in every group; groups {empty} (label * "
             f"{spec.num_attributes} attributes + attribute) are empty, counts are {counts}"
         )
+
+
+def require_attributes(spec: Spec, method: str) -> None:
+    """Raises ValueError unless training examples have two attributes at least."""
+    counts = [int(n) for n in np.reshape(spec.group_counts, (-1, spec.num_attributes)).sum(axis=0)]
+    if sum(n > 0 for n in counts) < 2:
+        raise ValueError(
+            f"{method} compares training examples of different attributes, and there are not two: "
+            f"counts by attribute are {counts}"
+        )

@@ -11,8 +11,8 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
 from fairkd_jax.debias import environments
-from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.types import Array
+from fairkd_jax.debias.base import Debiaser, require_attributes
+from fairkd_jax.types import Array, Spec
 
 
 def moments(
@@ -35,6 +35,10 @@ class CORAL(Debiaser):
     couples_examples = True
 
     weight: Array = 1.0
+
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError for training examples of one attribute alone."""
+        require_attributes(spec, "coral")
 
     def __call__(self, terms, outputs, batch, params, now, key):
         """The mean risk and the penalty, which is 0 with one environment."""

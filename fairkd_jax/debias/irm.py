@@ -11,9 +11,9 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float, Int
 
 from fairkd_jax.debias import environments
-from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.debias.base import Debiaser, require_attributes
 from fairkd_jax.losses import group_means, masked_mean
-from fairkd_jax.types import Array
+from fairkd_jax.types import Array, Spec
 
 
 def scale_gradient(
@@ -46,6 +46,10 @@ class IRM(Debiaser):
 
     weight: Array = 100.0
     anneal_steps: Array = 500  # the weight is 1 before this step
+
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError for training examples of one attribute alone."""
+        require_attributes(spec, "irm")
 
     def init(self, spec, key):
         """Memory: each environment's penalty in the last step."""

@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Bool, Float, Int
 
-from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.debias.base import Debiaser, require_attributes
 from fairkd_jax.models.tape import Mix
 from fairkd_jax.types import Array, Batch, Spec
 
@@ -51,7 +51,8 @@ class LISA(Debiaser):
     tap: str = struct.field(pytree_node=False, default="input")
 
     def check(self, spec: Spec) -> None:
-        """Raises ValueError for an `alpha` that is not positive, or what is no probability."""
+        """Raises ValueError for one attribute alone, or an option out of range."""
+        require_attributes(spec, "lisa")
         if not (self.alpha > 0 and 0 <= self.p_sel <= 1):
             raise ValueError(
                 f"lisa: alpha = {self.alpha}, p_sel = {self.p_sel}; expected alpha above 0 and "

@@ -10,8 +10,8 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
 from fairkd_jax.debias import environments
-from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.types import Array
+from fairkd_jax.debias.base import Debiaser, require_attributes
+from fairkd_jax.types import Array, Spec
 
 GAMMAS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
@@ -33,6 +33,10 @@ class MMD(Debiaser):
     couples_examples = True
 
     weight: Array = 1.0
+
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError for training examples of one attribute alone."""
+        require_attributes(spec, "mmd")
 
     def __call__(self, terms, outputs, batch, params, now, key):
         """The mean risk and the penalty, which is 0 with one environment."""

@@ -17,7 +17,7 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float, Int
 
-from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.debias.base import Debiaser, require_attributes
 from fairkd_jax.losses import masked_mean
 from fairkd_jax.types import Array, Spec
 
@@ -59,7 +59,8 @@ class PGI(Debiaser):
     ramp_share: Array = 0.2  # of the steps: how long the weight grows to what it is
 
     def check(self, spec: Spec) -> None:
-        """Raises ValueError for a share out of range."""
+        """Raises ValueError for one attribute alone, or a share out of range."""
+        require_attributes(spec, "pgi")
         if not 0 <= self.ramp_share <= 1:
             raise ValueError(f"pgi: ramp_share = {self.ramp_share}, expected from 0 to 1")
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from fairkd_jax.debias import environments
-from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.types import Array
+from fairkd_jax.debias.base import Debiaser, require_attributes
+from fairkd_jax.types import Array, Spec
 
 
 @struct.dataclass
@@ -24,6 +24,10 @@ class VREx(Debiaser):
 
     weight: Array = 10.0
     anneal_steps: Array = 500  # the weight is 1 before this step
+
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError for training examples of one attribute alone."""
+        require_attributes(spec, "vrex")
 
     def __call__(self, terms, outputs, batch, params, now, key):
         """The mean risk and the penalty, which is 0 with one environment."""
