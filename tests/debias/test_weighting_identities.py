@@ -27,7 +27,7 @@ def loss(name, z, features=None, counts=tiny_step.COUNTS, step=0, batch=None, **
     method = registry.build("debias", {"name": name, **options})
     batch = tiny_step.shown_to(method, tiny_step.make_batch() if batch is None else batch)
     params, memory = method.init(tiny_step.make_spec(method, counts), KEY)
-    now = tiny_step.make_now(method, memory, counts, step)
+    now = tiny_step.make_now(method, memory, counts).replace(step=step)
     outputs = {"student": Outputs(z, z if features is None else features)}
     task = method.task(outputs, batch, params, now)
     terms = Terms(task=task, distill=jnp.zeros_like(task), total=task)
