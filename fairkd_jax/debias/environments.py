@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
-from fairkd_jax.losses import group_means, masked_mean
+from fairkd_jax.losses import group_means
 from fairkd_jax.types import Batch, Now
 
 
@@ -25,16 +25,22 @@ def risks(
     """(mean loss by environment, 1 where the batch has one, the mean over those that it has)."""
     found, rows = group_means(losses, batch["attribute"], batch["real"], now.num_attributes)
     there = (rows > 0).astype(found.dtype)
-    return found, there, masked_mean(found, there)
+    return found, there, average(found, there)
+
+
+def average(
+    values: Float[JaxArray, "E *shape"], there: Float[JaxArray, "E"]
+) -> Float[JaxArray, "*shape"]:
+    """Over the environments that are there; 0 where none is."""
+    share = there / jnp.maximum(jnp.sum(there), 1.0)
+    return jnp.tensordot(share, values, 1, precision="highest")
 
 
 def variance(
     values: Float[JaxArray, "E *shape"], there: Float[JaxArray, "E"]
 ) -> Float[JaxArray, "*shape"]:
     """Over the environments that are there, divided by their number (biased)."""
-    share = there / jnp.maximum(jnp.sum(there), 1.0)
-    away = values - jnp.tensordot(share, values, 1)
-    return jnp.tensordot(share, away**2, 1)
+    return average((values - average(values, there)) ** 2, there)
 
 
 def mean_over_pairs(

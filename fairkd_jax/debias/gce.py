@@ -1,4 +1,4 @@
-"""Generalised cross-entropy (arXiv 1805.07836, eq. 6): `(1 - p_y^q) / q` in the place of CE.
+"""Generalised cross-entropy (arXiv 1805.07836): `(1 - p_y^q) / q` in the place of CE.
 
 Its gradient is `p_y^q` times that of cross-entropy: what the net finds hard teaches less. Robust to
 wrong labels, it leans on whatever is easy: with spurious attributes it makes a biased net (as in

@@ -1,4 +1,4 @@
-"""LISA (arXiv 2201.00299, section 3): mixup of examples that differ in what must not matter.
+"""LISA (arXiv 2201.00299): mixup of examples that differ in what must not matter.
 
 With probability `p_sel`, one draw a batch, each example is mixed with one of the same label and
 another attribute (intra-label), else with one of the same attribute and another label

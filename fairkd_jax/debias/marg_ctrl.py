@@ -49,10 +49,11 @@ class MargCtrl(Debiaser):
         if self.kind not in KINDS:
             raise UnknownName(self.kind, "value of debias.marg_ctrl.kind:", KINDS)
         for name in ("temperature", "target"):
-            if len(getattr(self, name)) not in (1, spec.num_classes):
+            numbers = [float(v) for v in getattr(self, name)]
+            if len(numbers) not in (1, spec.num_classes):
                 raise ValueError(
-                    f"marg_ctrl: {name} = {getattr(self, name)}: expected one number, or one for "
-                    f"each of the {spec.num_classes} classes"
+                    f"marg_ctrl: {name} = {numbers}: expected one number, or one for each of the "
+                    f"{spec.num_classes} classes"
                 )
 
     def task(self, outputs, batch, params, now):

@@ -47,9 +47,8 @@ class MMD(Debiaser):
         # Distances do not change with the origin, and are most precise near it.
         x = x - jnp.sum(x * real, axis=0) / jnp.maximum(jnp.sum(real), 1.0)
         mean_of = member / jnp.maximum(jnp.sum(member, axis=0), 1.0)
-        share = there / jnp.maximum(jnp.sum(there), 1.0)
-        away = mean_of - (mean_of @ share)[:, None]
+        away = mean_of - environments.average(mean_of.T, there)[:, None]
         # What `environments.variance` is of vectors, of means that only the kernel knows.
         squares = jnp.einsum("be,bc,ce->e", away, kernel(x), away, precision="highest")
-        penalty = environments.mean_over_pairs(squares @ share, there)
+        penalty = environments.mean_over_pairs(environments.average(squares, there), there)
         return mean + self.weight * penalty, now.memory, {"penalty": penalty}

@@ -209,7 +209,7 @@ def test_sampling_methods_set_the_sampler(name, by, sampler):
         ({"name": "ldam", "scale": 0.0}, r"scale = 0\.0"),
         ({"name": "cvar_dro", "alpha": 0.0}, r"alpha = 0\.0"),
         ({"name": "marg_ctrl", "kind": "sd"}, r"'sd'.*marg_log, sigma_damp"),
-        ({"name": "marg_ctrl", "temperature": (1.0, 2.0)}, r"temperature = \(1\.0, 2\.0\).* 3 cl"),
+        ({"name": "marg_ctrl", "temperature": (1.0, 2.0)}, r"temperature = \[1\.0, 2\.0\].* 3 cl"),
         ({"name": "pgi", "ramp_share": 2.0}, r"ramp_share = 2\.0"),
         ({"name": "lisa", "p_sel": 1.5}, r"p_sel = 1\.5"),
     ],
