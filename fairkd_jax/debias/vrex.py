@@ -34,8 +34,5 @@ class VREx(Debiaser):
         risks, there, mean = environments.risks(terms.total, batch, now)
         penalty = environments.variance(risks, there)
         weight = jnp.where(now.step < self.anneal_steps, 1.0, self.weight)
-        return (
-            mean + weight * penalty,
-            now.memory,
-            {"penalty": penalty, "penalty_weight": weight},
-        )
+        metrics = {"penalty": penalty, "penalty_weight": weight}
+        return mean + weight * penalty, now.memory, metrics

@@ -36,21 +36,10 @@ def start(method, spec, dtype):
     return jax.tree.map(cast, (params, memory))
 
 
-def reduce(
-    method,
-    z,
-    batch,
-    params,
-    memory,
-    features=None,
-    extra=None,
-    shift=0.0,
-    groups=None,
-    labels=None,
-):
-    """(loss, (memory, metrics)) of a method on the task's cross-entropy plus `shift`."""
+def reduce(method, z, batch, params, memory, features=None, extra=None, shift=0.0, **counts):
+    """(loss, (memory, metrics)) of a method on its task loss plus `shift`; counts by `make_now`."""
     outputs = {"student": Outputs(z, features), **(extra or {})}
-    now = make_now(memory, groups, labels)
+    now = make_now(memory, **counts)
     task = method.task(outputs, batch, params, now)
     terms = Terms(task=task, distill=jnp.zeros_like(task), total=task + shift)
     loss, memory, metrics = method(terms, outputs, batch, params, now, jax.random.key(0))
