@@ -4,6 +4,8 @@ Every loss is unreduced and float32: the caller reduces, so that any debiasing m
 loss. Log-space forms throughout: finite values and finite gradients for any finite logits.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -22,21 +24,18 @@ def soft_cross_entropy(
     return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=1)
 
 
-def soft_labels(batch: dict, num_classes: int) -> Float[Array, "B {num_classes}"]:
-    """One-hot labels, or the mixture of two where a method mixed examples."""
-    targets = jax.nn.one_hot(batch["label"], num_classes)
-    if "partner_label" in batch:
-        weight = batch["label_weight"][:, None]
-        partner = jax.nn.one_hot(batch["partner_label"], num_classes)
-        targets = weight * targets + (1 - weight) * partner
-    return targets
+def by_share(loss: Callable[[Array], Array], batch: dict) -> Float[Array, "B"]:
+    """`loss(label)` by example; of both labels by their shares where two examples are mixed."""
+    own = loss(batch["label"])
+    if "partner_label" not in batch:
+        return own
+    weight = batch["label_weight"]
+    return weight * own + (1 - weight) * loss(batch["partner_label"])
 
 
 def task_loss(logits: Float[Array, "B C"], batch: dict) -> Float[Array, "B"]:
     """Cross-entropy with the label, or with both labels where a method mixed examples."""
-    if "partner_label" in batch:
-        return soft_cross_entropy(logits, soft_labels(batch, logits.shape[1]))
-    return cross_entropy(logits, batch["label"])
+    return by_share(lambda label: cross_entropy(logits, label), batch)
 
 
 def labelled(batch: dict) -> Float[Array, "B"]:

@@ -117,6 +117,10 @@ class Now:
     step: Array = None  # int32 []: steps behind us, the same in all micro-batches of one
     memory: Tree = struct.field(default_factory=dict)  # the method's own, before the step
 
+    @property
+    def num_attributes(self) -> int:
+        return self.group_counts.shape[0] // self.label_counts.shape[0]
+
 
 @struct.dataclass
 class Spec:

@@ -16,7 +16,10 @@ from flax import struct
 
 from fairkd_jax.config import Stage
 from fairkd_jax.losses import masked_mean, task_loss
+from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms
+
+UNITS = ("group", "label")  # of which a batch has a column
 
 
 @struct.dataclass
@@ -80,6 +83,12 @@ class Debiaser:
         return masked_mean(terms.total, batch["real"]), now.memory, {}
 
 
+def require_unit(by: str, method: str) -> None:
+    """Raises UnknownName for what is no unit that examples are counted, weighed or drawn by."""
+    if by not in UNITS:
+        raise UnknownName(by, f"value of debias.{method}.by:", UNITS)
+
+
 def require_groups(spec: Spec, method: str) -> None:
     """Raises ValueError naming the groups without a training example."""
     counts = [int(n) for n in spec.group_counts]
@@ -88,4 +97,14 @@ def require_groups(spec: Spec, method: str) -> None:
         raise ValueError(
             f"{method} needs training examples in every group; groups {empty} (label * "
             f"{spec.num_attributes} attributes + attribute) are empty, counts are {counts}"
+        )
+
+
+def require_attributes(spec: Spec, method: str) -> None:
+    """Raises ValueError unless training examples have two attributes at least."""
+    counts = [int(n) for n in np.reshape(spec.group_counts, (-1, spec.num_attributes)).sum(axis=0)]
+    if sum(n > 0 for n in counts) < 2:
+        raise ValueError(
+            f"{method} compares training examples of different attributes, and there are not two: "
+            f"counts by attribute are {counts}"
         )

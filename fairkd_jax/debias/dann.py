@@ -1,7 +1,8 @@
 """Domain-adversarial training against the attribute, by gradient reversal (arXiv 1505.07818).
 
 A discriminator reads the attribute from the student's features and descends on its loss `L_d`; the
-features ascend on it. Conditional form: it also sees the label (arXiv 1711.10455).
+features ascend on it. `conditional` is CDANN: the discriminator also sees the label (arXiv
+1711.10455).
 """
 
 import jax
@@ -10,7 +11,7 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
-from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.debias.base import Debiaser, require_attributes
 from fairkd_jax.losses import cross_entropy, masked_mean
 from fairkd_jax.types import Array, Spec
 
@@ -52,7 +53,8 @@ class DANN(Debiaser):
     depth: int = struct.field(pytree_node=False, default=3)  # dense layers; 1: linear
 
     def check(self, spec: Spec) -> None:
-        """Raises ValueError for a discriminator without layers or width."""
+        """Raises ValueError for one attribute alone, or a discriminator without layers or width."""
+        require_attributes(spec, "dann")
         if self.depth < 1 or self.width < 1:
             raise ValueError(f"dann: depth = {self.depth}, width = {self.width}; both from 1 on")
 
