@@ -43,6 +43,8 @@ class Data:
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
     sampler: str = "natural"  # see data/samplers.py
+    examples: int = later(0)  # training draws from so many at most, chosen by the run's seed; 0:
+    # all. The split stays whole: tables and counts are of all of it (`fraction` thins it)
     fraction: float = later(1.0)  # of the split "train" that is kept: see data/strength.py
     group_floor: int = later(0)  # examples of each group that are kept at least, where it has them
     correlation: float | None = later(None)  # share of each label whose shortcut is right

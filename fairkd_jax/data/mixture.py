@@ -153,7 +153,12 @@ class Mixture(Source):
         return sizes
 
     def draw(
-        self, sampler: str, seed: int, batch_size: int, buckets: Buckets | None = None
+        self,
+        sampler: str,
+        seed: int,
+        batch_size: int,
+        buckets: Buckets | None = None,
+        examples: int = 0,
     ) -> Draw:
         """As the sampler draws from the split, then extra ones: each once before one comes again.
 
@@ -161,7 +166,7 @@ class Mixture(Source):
         that would be drawn bucket by bucket.
         """
         if not self.pools:
-            return super().draw(sampler, seed, batch_size, buckets)
+            return super().draw(sampler, seed, batch_size, buckets, examples)
         if buckets is not None and len(buckets) > 1:
             raise ValueError(
                 f"data.padding = 'bucket' with the extra examples of {', '.join(self.pools)}, each "
@@ -169,7 +174,7 @@ class Mixture(Source):
             )
         sizes = self.sizes(batch_size)
         own = batch_size - sum(sizes.values())
-        first = draw_by(sampler, self.train, seed, own)
+        first = draw_by(sampler, self.train, seed, own, examples=examples)
         parts = [first.rows]
         for name, size in sizes.items():
             for pool, count, stream in self._kinds(name, size):

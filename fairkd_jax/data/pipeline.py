@@ -164,6 +164,7 @@ def train_batches(
     steps: int,
     batch_size: int,
     sampler: str = "natural",
+    examples: int = 0,
     tables: Mapping[str, Table] | None = None,
     hide_attributes: bool = False,
     augment: bool = True,
@@ -175,8 +176,9 @@ def train_batches(
 ) -> grain.MapDataset:
     """`steps` training batches of numpy arrays by number; `batch_size` is over all processes.
 
-    Every process gets its contiguous slice of the rows of every batch. `tables` are joined by
-    example id. `hide_attributes` leaves "attribute" and "group" out of the batches, and
+    Every process gets its contiguous slice of the rows of every batch. `examples`: they are drawn
+    from so many at most, chosen by the seed; 0: all. `tables` are joined by example id.
+    `hide_attributes` leaves "attribute" and "group" out of the batches, and
     `augment` = False what views and augmentations change at random. `padding` is one of
     `padding.PADDINGS`, for all rows of a batch alike; `views` are those that are wanted, None: all.
     `resident`: a batch is `resident.Rows`, for a split that is on the devices.
@@ -185,7 +187,7 @@ def train_batches(
     """
     mine = _slice(batch_size, process_index, process_count)
     padded = padding_of(padding, source, batch_size, views)
-    draw = source.draw(sampler, seed, batch_size, padded.buckets)
+    draw = source.draw(sampler, seed, batch_size, padded.buckets, examples)
     joined = _join(source, tables or {}, views)
 
     def load(step: int) -> Any:
@@ -204,13 +206,15 @@ def train_batches(
     return grain.MapDataset.range(steps).map(load)
 
 
-def epoch_size(source: Source, sampler: str = "natural", batch_size: int = 1) -> int:
+def epoch_size(
+    source: Source, sampler: str = "natural", batch_size: int = 1, examples: int = 0
+) -> int:
     """How many examples are drawn in an epoch: those drawn from, or all where some come again.
 
     Extra ones, drawn beside them in batches of this size, count too. Raises as `train_batches`
     does for its sampler.
     """
-    return source.draw(sampler, 0, batch_size).epoch
+    return source.draw(sampler, 0, batch_size, examples=examples).epoch
 
 
 def eval_batches(

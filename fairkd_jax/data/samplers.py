@@ -94,7 +94,7 @@ def _balanced(key: str) -> Sampler:
     """With replacement: a value of column `key` evenly, then one of its examples evenly."""
 
     def sampler(split: Split, seed: int, batch_size: int, buckets: Buckets) -> Draw:
-        members = _members(split, key)
+        members = _members(split, key, buckets)
         inside = [[np.intersect1d(m, b, assume_unique=True) for m in members] for b in buckets]
         totals = np.array([len(rows) for rows in members])
         sizes = np.array([[len(rows) for rows in of_bucket] for of_bucket in inside])
@@ -105,7 +105,7 @@ def _balanced(key: str) -> Sampler:
             upper = np.cumsum(weights[i])
             pool, upper = np.concatenate(of_bucket), upper / (upper[-1] or 1.0)
             draws.append(_weighted(pool, starts, sizes[i], upper, seed, batch_size, i << 40))
-        return _in_turn(draws, weights.sum(axis=1), len(split))
+        return _in_turn(draws, weights.sum(axis=1), int(totals.sum()))
 
     return sampler
 
@@ -136,7 +136,7 @@ def _subsampled(key: str) -> Sampler:
     """
 
     def sampler(split: Split, seed: int, batch_size: int, buckets: Buckets) -> Draw:
-        members = _members(split, key)
+        members = _members(split, key, buckets)
         smallest = min(len(rows) for rows in members)
         order = _random(seed, CHOICE, len(split))
         pools: list[list[np.ndarray]] = [[] for _ in buckets]
@@ -158,10 +158,11 @@ def _shares(sizes: list[int], total: int) -> np.ndarray:
     return found
 
 
-def _members(split: Split, key: str) -> list[np.ndarray]:
-    """Row numbers by value of column `key`; ValueError if a value has none."""
+def _members(split: Split, key: str, buckets: Buckets) -> list[np.ndarray]:
+    """Row numbers of the buckets by value of column `key`; ValueError if a value has none."""
     names = split.info.label_names if key == "label" else split.info.group_names
-    members = [np.flatnonzero(split.columns[key] == i) for i in range(len(names))]
+    rows = np.sort(np.concatenate(buckets))
+    members = [rows[split.columns[key][rows] == i] for i in range(len(names))]
     empty = [name for name, rows in zip(names, members) if not len(rows)]
     if empty:
         raise ValueError(
@@ -180,15 +181,32 @@ SAMPLERS: Mapping[str, Sampler] = {
 }
 
 
+def _some(buckets: Buckets, examples: int, seed: int) -> Buckets:
+    """At most so many rows, 0: all; chosen by the seed, of each bucket its share whatever it is."""
+    sizes = [*map(len, buckets)]
+    if examples < 0:
+        raise ValueError(f"data.examples = {examples}: expected a number, or 0 for all")
+    if not 0 < examples < sum(sizes):
+        return buckets
+    order = _random(seed, CHOICE, 1 + max(int(b.max(initial=0)) for b in buckets))
+    shares = _shares(sizes, examples)
+    return [np.sort(b[np.argsort(order[b], kind="stable")[:n]]) for b, n in zip(buckets, shares)]
+
+
 def draw_by(
-    sampler: str, split: Split, seed: int, batch_size: int, buckets: Buckets | None = None
+    sampler: str,
+    split: Split,
+    seed: int,
+    batch_size: int,
+    buckets: Buckets | None = None,
+    examples: int = 0,
 ) -> Draw:
     """How a sampler draws batches of a split, from all rows or bucket by bucket.
 
-    Raises UnknownName for an unknown sampler, ValueError for an empty class or group that is to be
-    sampled.
+    With `examples` from so many rows at most, chosen by the seed. Raises UnknownName for an
+    unknown sampler, ValueError for an empty class or group that is to be sampled.
     """
     if sampler not in SAMPLERS:
         raise UnknownName(sampler, "sampler", SAMPLERS)
     buckets = [np.arange(len(split))] if buckets is None else buckets
-    return SAMPLERS[sampler](split, seed, batch_size, buckets)
+    return SAMPLERS[sampler](split, seed, batch_size, _some(buckets, examples, seed))

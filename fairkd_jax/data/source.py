@@ -65,10 +65,15 @@ class Source:
         return Inputs(arrays, facts["identity"], self.encoders[name].scaling)
 
     def draw(
-        self, sampler: str, seed: int, batch_size: int, buckets: Buckets | None = None
+        self,
+        sampler: str,
+        seed: int,
+        batch_size: int,
+        buckets: Buckets | None = None,
+        examples: int = 0,
     ) -> Draw:
         """How a sampler draws batches of these rows. Raises as `samplers.draw_by`."""
-        return draw_by(sampler, self.split, seed, batch_size, buckets)
+        return draw_by(sampler, self.split, seed, batch_size, buckets, examples)
 
     def counts(self, batch_size: int) -> np.ndarray:
         """Examples by group, [G], as drawn while the split is once gone through."""

@@ -27,7 +27,11 @@ class Debiaser:
     sees_attributes: ClassVar[bool] = False  # may it be given attribute and group at train time?
     couples_examples: ClassVar[bool] = False  # the loss is no mean over examples: no accumulation
     changes_inputs: ClassVar[bool] = False  # a table of the teacher's answers would be stale
-    tables: ClassVar[tuple[str, ...]] = ()  # names of the tables it reads from batch["tables"]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that it reads from batch["tables"]: inputs of its stage."""
+        return ()
 
     @property
     def taps(self) -> str:

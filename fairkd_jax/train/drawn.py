@@ -68,6 +68,7 @@ def batches(
         steps=max(config.train.steps, 1),  # one at least, to know shapes by
         batch_size=config.train.batch_size,
         sampler=config.data.sampler,
+        examples=config.data.examples,
         tables=tables,
         hide_attributes=not methods.debias.sees_attributes,
         augment=not config.train.deterministic,

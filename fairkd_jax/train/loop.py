@@ -83,8 +83,11 @@ def settled(config: TrainStage) -> TrainStage:
             f"train.epochs = {train.epochs} and train.steps = {train.steps}: one says how long. "
             f"Leave train.steps at {usual}, or train.epochs at 0"
         )
-    source = pipeline.open_data(config.data).drawn()
-    examples = train.epochs * pipeline.epoch_size(source, config.data.sampler, train.batch_size)
+    data = config.data
+    epoch = pipeline.epoch_size(
+        pipeline.open_data(data).drawn(), data.sampler, train.batch_size, data.examples
+    )
+    examples = train.epochs * epoch
     steps = math.ceil(round(examples / train.batch_size, 6))
     return dataclasses.replace(config, train=dataclasses.replace(train, steps=steps, epochs=0.0))
 
