@@ -169,6 +169,18 @@ class TableStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class InferStage:
+    """Computes columns of every example that `data` gives to training, and writes them by id.
+
+    Inputs: the tables that the plugin reads, by name. See `debias/inference.py`.
+    """
+
+    data: Data
+    infer: Plugin = dataclasses.field(metadata={"room": "infer"})
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateStage:
     """Counts by group of the net of input "net" on one split."""
 
@@ -192,7 +204,7 @@ class Stage:
     inputs' identities. Where files lie is no part of it.
     """
 
-    kind: str  # train | transfer | borrow | table | evaluate | compare
+    kind: str  # train | transfer | borrow | table | infer | evaluate | compare
     config: Any  # the dataclass above
     inputs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -220,6 +232,8 @@ KINDS = {
     "transfer": TransferStage,
     "borrow": BorrowStage,
     "table": TableStage,
+    "infer": InferStage,
     "evaluate": EvaluateStage,
     "compare": CompareStage,
 }
+TABLES = ("table", "infer")  # kinds of stages that leave a table
