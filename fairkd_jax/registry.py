@@ -26,6 +26,7 @@ ROOMS = {  # room: (package that holds the plugins, module of the contract, name
     "models": ("fairkd_jax.models", "fairkd_jax.models.net", "Architecture"),
     "debias": ("fairkd_jax.debias", "fairkd_jax.debias.base", "Debiaser"),
     "bias": ("fairkd_jax.debias.bias", "fairkd_jax.debias.bias.base", "Bias"),
+    "infer": ("fairkd_jax.debias.infer", "fairkd_jax.debias.inference", "Inference"),
     "distill": ("fairkd_jax.distill", "fairkd_jax.distill.base", "Distiller"),
 }
 DOTTED = "; or the dotted name of a module of yours, 'my_project.methods.mine'"

@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fairkd_jax import registry
 from fairkd_jax.config import SELECTION_RULES, Plugin, Role, Stage, Study, as_dict
 from fairkd_jax.data import pipeline, strength
 from fairkd_jax.data.dataset import Info
+from fairkd_jax.debias import inference
 from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
@@ -183,6 +185,15 @@ def _check_table(one: Stage, tried: set[str]) -> None:
     _check_rows(one, tried, one.config.split)
 
 
+def _check_infer(one: Stage, tried: set[str]) -> None:
+    key = json.dumps(as_dict(one.config), sort_keys=True)
+    if key not in tried:
+        tried.add(key)
+        method = registry.build("infer", one.config.infer)
+        columns = {k: s.config.columns for k, s in one.inputs.items() if s.kind == "table"}
+        inference.check(method, pipeline.open_data(one.config.data).drawn().split, columns)
+
+
 def _check_rows(one: Stage, tried: set[str], split: str, spec: Plugin | None = None) -> None:
     """Raises ValueError for examples of a split with words of which the net has no embedding."""
     data, model = made_by(one).config.data, made_by(one).config.model
@@ -198,6 +209,7 @@ CHECKS = {
     "transfer": _check_transfer,
     "borrow": _check_borrow,
     "table": _check_table,
+    "infer": _check_infer,
     "evaluate": _check_evaluation,
     "compare": _check_compare,
 }

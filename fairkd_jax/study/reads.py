@@ -149,6 +149,13 @@ def _table(stage: Stage) -> Files:
     yield from _augment(stage.config.augment)
 
 
+def _infer(stage: Stage) -> Files:
+    spec = stage.config.infer
+    yield from _data(stage.config.data, stage.config.data.split)
+    yield from _code("infer", spec)
+    yield from _of(f"infer {spec['name']}", registry.build("infer", spec).reads())
+
+
 def _evaluate(stage: Stage) -> Files:
     yield from _split(stage.config.set or data_of(stage).set, stage.config.split)
 
@@ -162,6 +169,7 @@ KINDS = {
     "transfer": _transfer,
     "borrow": _borrow,
     "table": _table,
+    "infer": _infer,
     "evaluate": _evaluate,
     "compare": _compare,
 }

@@ -15,10 +15,11 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from fairkd_jax import files, processes, sharding
-from fairkd_jax.config import Stage, as_dict
+from fairkd_jax import files, processes, registry, sharding
+from fairkd_jax.config import TABLES, Stage, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table, write_table
+from fairkd_jax.debias import inference
 from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.evaluate import evaluate, predict_columns
 from fairkd_jax.evaluation.sums import Sums
@@ -141,7 +142,7 @@ def _train(stage: Stage, place: Place, guard: Guard) -> int:
         tables={
             k: read_table(place.folder(s) / "table")
             for k, s in stage.inputs.items()
-            if s.kind == "table"
+            if s.kind in TABLES
         },
         start=place.net(stage.inputs["init"])[1] if "init" in stage.inputs else None,
     )
@@ -269,6 +270,21 @@ def _table(stage: Stage, place: Place, guard: Guard) -> int:
     return len(source.split)
 
 
+def _infer(stage: Stage, place: Place, guard: Guard) -> int:
+    config, table = stage.config, place.folder(stage) / "table"
+    examples = pipeline.open_data(config.data).drawn().split
+
+    def infer() -> None:
+        method, identity = registry.build("infer", config.infer), examples.columns["id"]
+        inputs = {k: read_table(place.folder(s) / "table") for k, s in stage.inputs.items()}
+        tables = {k: found.join(identity) for k, found in inputs.items()}
+        columns = inference.columns_of(method, examples, tables, config.seed)
+        write_table(table, identity, columns, {"infer": config.infer["name"]})
+
+    processes.lead(infer)
+    return len(examples)
+
+
 def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config, data = stage.config, data_of(stage)
@@ -329,6 +345,7 @@ KINDS = {
     "transfer": _transfer,
     "borrow": _borrow,
     "table": _table,
+    "infer": _infer,
     "evaluate": _evaluate,
     "compare": _compare,
 }
