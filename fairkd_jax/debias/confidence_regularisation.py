@@ -5,15 +5,18 @@ size answers that plain ERM trained. So it is itself a distillation, and the lab
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax import struct
+from jaxtyping import Array as JaxArray
+from jaxtyping import Float
 
 from fairkd_jax.config import Mix, Stage, TableStage
 from fairkd_jax.debias import biased
 from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.losses import soft_cross_entropy
-from fairkd_jax.types import Array, Spec
+from fairkd_jax.types import Array, Batch, Spec
 
 ERM = "erm"  # the table of the net that teaches
 
@@ -43,9 +46,12 @@ class ConfidenceRegularisation(biased.Biased, Debiaser):
         """Raises ValueError for annealing to no share."""
         biased.check_annealing("confidence_regularisation", self.anneal_to)
 
+    def targets(self, batch: Batch, exponent: Any = 1.0) -> Float[JaxArray, "B C"]:
+        """s, where p_b is raised to an exponent."""
+        doubt = biased.doubt(self, batch, exponent)
+        return jax.nn.softmax(doubt[:, None] * biased.read(batch, ERM, "log_probs"))
+
     def task(self, outputs, batch, params, now):
         """The cross-entropy with the scaled targets, [B]."""
-        exponent = biased.annealed(self.anneal_to, now)
-        doubt = biased.doubt(self, batch, exponent)
-        targets = jax.nn.softmax(doubt[:, None] * biased.read(batch, ERM, "log_probs"))
+        targets = self.targets(batch, biased.annealed(self.anneal_to, now))
         return soft_cross_entropy(outputs["student"].logits, targets)

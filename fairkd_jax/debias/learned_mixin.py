@@ -8,6 +8,8 @@ net may learn to leave the bias models out.
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Array as JaxArray
+from jaxtyping import Float
 
 from fairkd_jax.debias import biased
 from fairkd_jax.debias.base import Debiaser
@@ -30,11 +32,15 @@ class LearnedMixin(biased.Biased, Debiaser):
         w = jax.random.uniform(key, (features,), minval=-1, maxval=1) / jnp.sqrt(features)
         return {"w": w, "v": jnp.zeros(())}, {}
 
+    def factor(self, features: Float[JaxArray, "B D"], params: dict) -> Float[JaxArray, "B"]:
+        """c, the strength of the bias models."""
+        return jax.nn.softplus(jnp.sum(features * params["w"], axis=1) + params["v"])
+
     def task(self, outputs, batch, params, now):
         """Cross-entropy of the mixture and the weighted entropy, [B]."""
         student = outputs["student"]
-        c = jax.nn.softplus(jnp.sum(student.features * params["w"], axis=1) + params["v"])
-        mixed = c[:, None] * biased.product(self, batch)
+        factor = self.factor(student.features, params)
+        mixed = factor[:, None] * biased.product(self, batch)
         log_probs = jax.nn.log_softmax(mixed)
         entropy = -jnp.sum(jnp.exp(log_probs) * log_probs, axis=1)
         return task_loss(student.logits + mixed, batch) + self.penalty * entropy

@@ -24,8 +24,8 @@ def make_spec(groups=None, student=Outputs(None), teachers=(), **sizes) -> Spec:
     return Spec(groups, jnp.ones(2), student, teachers, **sizes)
 
 
-def make_now(memory=(), groups=None) -> Now:
-    return Now(jnp.float32(1), groups, jnp.ones(2), jnp.int32(0), memory)
+def make_now(memory=(), groups=None, step=0) -> Now:
+    return Now(jnp.float32(1), groups, jnp.ones(2), jnp.int32(step), memory)
 
 
 def start(method, spec, dtype):
@@ -35,10 +35,15 @@ def start(method, spec, dtype):
     return jax.tree.map(cast, (params, memory))
 
 
-def reduce(method, z, batch, params, memory, features=None, extra=None, shift=0.0, groups=None):
-    """(loss, (memory, metrics)) of a method on the task's cross-entropy plus `shift`."""
+def reduce(
+    method, z, batch, params, memory, features=None, extra=None, shift=0.0, groups=None, step=0
+):
+    """(loss, (memory, metrics)) of a method on the task's cross-entropy plus `shift`.
+
+    Of one step there are step 0, at the start, and step 1, at the end.
+    """
     outputs = {"student": Outputs(z, features), **(extra or {})}
-    now = make_now(memory, groups)
+    now = make_now(memory, groups, step)
     task = method.task(outputs, batch, params, now)
     terms = Terms(task=task, distill=jnp.zeros_like(task), total=task + shift)
     loss, memory, metrics = method(terms, outputs, batch, params, now, jax.random.key(0))
@@ -55,3 +60,15 @@ def weights_of(method, z, batch, params, memory, **kwargs):
 
 def tap(name: str, value) -> Outputs:
     return Outputs(value[:, :1].reshape(len(value), -1), taps={name: value})
+
+
+def with_bias(case: Case, *log_probs, **tables) -> dict[str, Any]:
+    """A batch with what one or several sources of bias say, and other tables."""
+    said = {f"bias{i or ''}": {"log_probs": b} for i, b in enumerate(log_probs)}
+    said |= {name: {"log_probs": values} for name, values in tables.items()}
+    return {"label": case.x["y"], "tables": said, "real": case.ones(case.x["y"])}
+
+
+def sources(count: int) -> tuple:
+    """The option `bias` of a method that reads so many."""
+    return ((("name", "weak_learner"),),) * count

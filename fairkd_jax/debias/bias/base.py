@@ -50,7 +50,7 @@ def with_model(model: Any) -> dict[str, Any]:
     return {"model": dict(model), "optim.rates": {}} if model else {}
 
 
-def check_above_0(source: str, **options: float) -> None:
+def check_above_0(source: str, **options: int | float) -> None:
     """Raises ValueError for an option that is no number above 0."""
     for name, value in options.items():
         if not value > 0:
