@@ -32,23 +32,30 @@ def expand(stage: Stage) -> Stage:
     return registry.build("debias", stage.config.debias).stages(stage)
 
 
+LONGER = {"bias": {"name": "weak_learner", "share": 0.33}}
+
+
 @pytest.mark.parametrize(
-    ("name", "table", "column", "option"),
-    [("jtt", "mistakes", "mistake", "identify_share"), ("poe", "bias", "log_probs", "bias_share")],
+    ("name", "table", "columns", "options"),
+    [
+        ("jtt", "mistakes", ("mistake",), {"identify_share": 0.33}),
+        ("poe", "bias", ("log_probs", "logits"), LONGER),
+        ("dfl", "bias", ("log_probs", "logits"), LONGER),
+    ],
 )
-def test_a_first_net_writes_a_table_for_the_second(name, table, column, option):
+def test_a_first_net_writes_a_table_for_the_second(name, table, columns, options):
     stage = expand(base(name))
     assert stage.config == base(name).config
     assert set(stage.inputs) == {"teacher", table}
     written = stage.inputs[table]
-    assert written.config.columns == (column,) and written.config.split == "train"
+    assert written.config.columns == columns and written.config.split == "train"
     first = written.inputs["net"]
     assert first.config.debias == {"name": "erm"} and first.config.distill == ({"name": "none"},)
     assert first.config.mix == Mix() and not first.inputs
     assert first.config.train.steps == 20 and first.config.train.select == "last"
     assert first.config.seed == 0
 
-    longer = expand(base(name, **{option: 0.33})).inputs[table].inputs["net"]
+    longer = expand(base(name, **options)).inputs[table].inputs["net"]
     assert longer.config.train.steps == 33
 
     # The first net knows no teacher: a baseline and a distilled student share it.
@@ -64,15 +71,12 @@ def test_jtt_identifies_from_where_the_second_net_starts():
     assert identify.inputs["init"].identity == weights.identity and "teacher" not in identify.inputs
 
 
-def test_poe_takes_a_bias_model_of_its_own():
+def test_a_weak_learner_may_have_a_model_of_its_own():
     weak = {"preset": "mini", "name": "bert"}
-    stage = expand(base("poe", bias_model=weak))
+    stage = expand(base("poe", bias={"name": "weak_learner", "model": weak}))
     assert stage.inputs["bias"].inputs["net"].config.model == weak
-    same = expand(base("poe", bias_model=dict(reversed(weak.items()))))
-    assert same.identity == stage.identity
-    built = registry.build("debias", {"name": "poe", "bias_model": weak})
-    assert dict(built.bias_model) == weak
-    hash(built.bias_model)
+    turned = {"model": dict(reversed(weak.items())), "name": "weak_learner"}
+    assert stage.identity == expand(base("poe", bias=turned)).identity
 
 
 def test_dfr_retrains_the_head_from_a_distilled_net():
