@@ -88,4 +88,6 @@ def annealed(to: Any, now: Now) -> Any:
 def check_annealing(method: str, to: Any) -> None:
     """Raises ValueError for an exponent to end at that is no share."""
     if not 0 <= to <= 1:
-        raise ValueError(f"{method}: anneal_to = {to}, expected a number from 0 to 1 (1: never)")
+        raise ValueError(
+            f"{method}: anneal_to = {float(to):g}, expected a number from 0 to 1 (1: never)"
+        )

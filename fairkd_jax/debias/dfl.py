@@ -26,7 +26,7 @@ class DFL(biased.Biased, Debiaser):
         if self.join not in JOINS:
             raise UnknownName(self.join, "join of dfl:", JOINS)
         if self.gamma < 0:
-            raise ValueError(f"dfl: gamma = {self.gamma}, expected a number from 0 up")
+            raise ValueError(f"dfl: gamma = {float(self.gamma):g}, expected a number from 0 up")
 
     def __call__(self, terms, outputs, batch, params, now, key):
         """`mean(w l)` over real examples."""
