@@ -80,7 +80,7 @@ def doubt(
 def annealed(to: Any, now: Now) -> Any:
     """The exponent of arXiv 2009.12303: 1 at the first step, then linearly towards `to`.
 
-    It is reached after the last step; the authors' code ends as many steps before as it has epochs.
+    The step after the last would reach it; in the authors' code, as many later as there are epochs.
     """
     return 1 - (1 - to) * now.step / now.steps
 

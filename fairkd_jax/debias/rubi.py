@@ -15,9 +15,10 @@ from fairkd_jax.losses import task_loss
 class RUBi(biased.Biased, Debiaser):
     """The task loss of the masked logits; it reduces by the mean, and the net predicts unmasked.
 
-    In the paper the bias branch learns beside the net, by a loss of its own; here it is frozen. Of
-    a source that is no net, log-probabilities are the logits: its mask is at most one half. Those
-    of several sources are summed.
+    The formula is robust-nli's (arXiv 1909.06321); the bias branch learns beside the net there and
+    in the paper, by a loss of its own, and here it is frozen. Of a source that is no net,
+    log-probabilities are the logits: its mask is at most one half. Those of several sources are
+    summed.
     """
 
     def task(self, outputs, batch, params, now):
