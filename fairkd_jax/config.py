@@ -126,7 +126,11 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStage:
-    """Trains one net. Inputs: teachers (live), tables by name, "init" (weights to start from)."""
+    """Trains one net. Inputs: teachers (live), tables by name, "init" (weights to start from).
+
+    With `attributes` the table "attribute" has a column of that name that takes the place of the
+    data's attribute: an earlier stage inferred it.
+    """
 
     data: Data
     model: Plugin = dataclasses.field(metadata={"room": "models"})
@@ -136,6 +140,7 @@ class TrainStage:
     optim: Optim
     train: Train
     seed: int
+    attributes: int = later(0)  # how many are inferred; 0: none, they are those of the data
 
 
 @dataclasses.dataclass(frozen=True)
