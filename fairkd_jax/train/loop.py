@@ -230,7 +230,13 @@ def run(
     numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
     now = drawn.now_of(config, methods, inputs.tables)
     if config.attributes:  # how many examples each inferred group has is known only now
-        methods.debias.check(make_spec(program, methods, now, shapes[0]))
+        try:
+            methods.debias.check(make_spec(program, methods, now, shapes[0]))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. These attributes were inferred, from a net's answers: infer them from "
+                "one that is trained longer, or shorter"
+            ) from error
     constants = methods, numbers, now, np.uint32(config.seed)
     methods, numbers, now, seed = sharding.put_replicated(constants, mesh)
     first = sharding.put_batch(shapes[0], mesh)  # of one shape, whatever the seed draws
