@@ -129,7 +129,8 @@ class TrainStage:
     """Trains one net. Inputs: teachers (live), tables by name, "init" (weights to start from).
 
     With `attributes` the table "attribute" has a column of that name that takes the place of the
-    data's attribute: an earlier stage inferred it.
+    data's attribute: an earlier stage inferred it. A table "draw" says how examples are drawn
+    (`samplers.draw_as_told`).
     """
 
     data: Data

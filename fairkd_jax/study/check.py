@@ -10,6 +10,7 @@ from fairkd_jax import registry
 from fairkd_jax.config import SELECTION_RULES, Plugin, Role, Stage, Study, as_dict
 from fairkd_jax.data import pipeline, strength
 from fairkd_jax.data.dataset import Info
+from fairkd_jax.data.samplers import TOLD
 from fairkd_jax.debias import inference
 from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
@@ -17,7 +18,7 @@ from fairkd_jax.models import transfer
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import borrow, plan
 from fairkd_jax.study.reads import data_of, made_by
-from fairkd_jax.train import loop
+from fairkd_jax.train import drawn, loop
 from fairkd_jax.train.step import table_of, teachers_of
 
 
@@ -168,6 +169,8 @@ def _check_train(one: Stage, tried: set[str]) -> None:
         if select not in rules:
             raise UnknownName(select, "train.select", rules)
         _check_rows(one, tried, config.train.validation)
+    if TOLD in one.inputs:
+        drawn.check_told(config)
     names = teachers_of(config.mix)
     live = {k: one.inputs[k].config for k in names if k in one.inputs}
     nets = {k: loop.net_of(teacher.data, teacher.model) for k, teacher in live.items()}

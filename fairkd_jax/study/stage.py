@@ -31,6 +31,7 @@ from fairkd_jax.study import borrow, reads, stored
 from fairkd_jax.study.claim import Claim, claimed
 from fairkd_jax.study.reads import data_of
 from fairkd_jax.train import checkpoint, loop, trackers
+from fairkd_jax.train.drawn import ATTRIBUTE
 from fairkd_jax.train.step import fresh_net, teachers_of
 from fairkd_jax.types import Batch, Path
 
@@ -272,17 +273,21 @@ def _table(stage: Stage, place: Place, guard: Guard) -> int:
 
 def _infer(stage: Stage, place: Place, guard: Guard) -> int:
     config, table = stage.config, place.folder(stage) / "table"
-    examples = pipeline.open_data(config.data).drawn().split
+    source = pipeline.open_data(config.data).drawn()
+    identity = source.split.columns["id"]
 
     def infer() -> None:
-        method, identity = registry.build("infer", config.infer), examples.columns["id"]
+        method, examples = registry.build("infer", config.infer), source.split
         inputs = {k: read_table(place.folder(s) / "table") for k, s in stage.inputs.items()}
         tables = {k: found.join(identity) for k, found in inputs.items()}
+        if ATTRIBUTE in tables:  # in place of the data's, as in training
+            attribute = tables[ATTRIBUTE][ATTRIBUTE]
+            examples = source.regrouped(attribute, int(attribute.max()) + 1).split
         columns = inference.columns_of(method, examples, tables, config.seed)
         write_table(table, identity, columns, {"infer": config.infer["name"]})
 
     processes.lead(infer)
-    return len(examples)
+    return len(identity)
 
 
 def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:

@@ -38,6 +38,18 @@ def check_mixing(config: TrainStage, debias: Debiaser) -> None:
             )
 
 
+def check_told(config: TrainStage) -> None:
+    """Raises ValueError for what would be without effect where a table says how to draw."""
+    data = config.data
+    idle = {"sampler": data.sampler != "natural", "padding": data.padding == "bucket"}
+    idle["augment"] = bool(mixture.finite(data.augment))
+    for name in (k for k, asked in idle.items() if asked):
+        raise ValueError(
+            f"data.{name} = {getattr(data, name)!r}, but debias {config.debias['name']!r} says by "
+            "itself how often each example of the split is drawn: leave it out"
+        )
+
+
 def largest_id(opened: pipeline.Opened) -> int:
     """Of the whole split, whatever part is trained on, and of what is added to it."""
     splits = opened.train, opened.drawn().split
