@@ -187,6 +187,20 @@ class InferStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class RefitStage:
+    """Gives variables of the net of input "net" anew, as a plugin computes them by itself.
+
+    Other inputs: the tables that the plugin reads, by name. It sees the examples of `data`.
+    """
+
+    data: Data
+    model: Plugin = dataclasses.field(metadata={"room": "models"})
+    debias: Plugin  # of which this is the last stage
+    infer: Plugin = dataclasses.field(metadata={"room": "infer"})
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateStage:
     """Counts by group of the net of input "net" on one split."""
 
@@ -210,7 +224,7 @@ class Stage:
     inputs' identities. Where files lie is no part of it.
     """
 
-    kind: str  # train | transfer | borrow | table | infer | evaluate | compare
+    kind: str  # train | transfer | borrow | table | infer | refit | evaluate | compare
     config: Any  # the dataclass above
     inputs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -239,7 +253,9 @@ KINDS = {
     "borrow": BorrowStage,
     "table": TableStage,
     "infer": InferStage,
+    "refit": RefitStage,
     "evaluate": EvaluateStage,
     "compare": CompareStage,
 }
 TABLES = ("table", "infer")  # kinds of stages that leave a table
+NETS = ("train", "refit")  # kinds of stages that end a net's training

@@ -15,6 +15,7 @@ from fairkd_jax.debias import inference
 from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
+from fairkd_jax.models.net import leaves
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import borrow, plan
 from fairkd_jax.study.reads import data_of, made_by
@@ -189,12 +190,17 @@ def _check_table(one: Stage, tried: set[str]) -> None:
 
 
 def _check_infer(one: Stage, tried: set[str]) -> None:
-    key = json.dumps(as_dict(one.config), sort_keys=True)
-    if key not in tried:
-        tried.add(key)
-        method = registry.build("infer", one.config.infer)
-        columns = {k: s.config.columns for k, s in one.inputs.items() if s.kind == "table"}
-        inference.check(method, pipeline.open_data(one.config.data).drawn().split, columns)
+    """Stages that differ in their seed alone are tried once."""
+    key = json.dumps(as_dict(one.change({"seed": 0}).config), sort_keys=True)
+    if key in tried:
+        return
+    tried.add(key)
+    method = registry.build("infer", one.config.infer)
+    columns = {k: s.config.columns for k, s in one.inputs.items() if s.kind == "table"}
+    inference.check(method, pipeline.open_data(one.config.data).drawn().split, columns)
+    if method.replaces:
+        params = leaves(loop.net_of(one.config.data, one.config.model).variable_shapes()["params"])
+        method.check_shapes({k: params[k].shape for k in inference.replaced(method, params)})
 
 
 def _check_rows(one: Stage, tried: set[str], split: str, spec: Plugin | None = None) -> None:
@@ -213,6 +219,7 @@ CHECKS = {
     "borrow": _check_borrow,
     "table": _check_table,
     "infer": _check_infer,
+    "refit": _check_infer,
     "evaluate": _check_evaluation,
     "compare": _check_compare,
 }

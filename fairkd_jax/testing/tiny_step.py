@@ -81,6 +81,7 @@ def made_up_columns(rows: int) -> dict:
         "features": r.randn(rows, WIDTH),
         "mistake": np.float32(r.rand(rows) < 0.4),
         "loss": r.rand(rows),
+        "held": np.int32(r.rand(rows) < 0.4),
     }
 
 
