@@ -28,7 +28,9 @@ def retrained(base: Stage, net: Stage, share: float, changes: dict[str, Any]) ->
         }
         | changes
     )
-    return Stage(head.kind, head.config, {"init": net})
+    if "attribute" in base.inputs and head.config.data.split == base.config.data.split:
+        return Stage(head.kind, head.config, {"init": net, "attribute": base.inputs["attribute"]})
+    return Stage(head.kind, head.change({"attributes": 0}).config, {"init": net})
 
 
 def refitted(base: Stage, net: Stage, split: str, infer: Plugin, **tables: Stage) -> Stage:
