@@ -41,8 +41,6 @@ class Data:
     views: Mapping[str, Plugin] = _plugin("views", image={"name": "image"})
     split: str = "train"  # drawn from in training
     sampler: str = "natural"  # see data/samplers.py
-    examples: int = later(0)  # training draws from so many at most, chosen by the run's seed; 0:
-    # all. The split stays whole: tables and counts are of all of it (`fraction` thins it)
     fraction: float = later(1.0)  # of the split "train" that is kept: see data/strength.py
     group_floor: int = later(0)  # examples of each group that are kept at least, where it has them
     correlation: float | None = later(None)  # share of each label whose shortcut is right
@@ -128,7 +126,12 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStage:
-    """Trains one net. Inputs: teachers (live), tables by name, "init" (weights to start from)."""
+    """Trains one net. Inputs: teachers (live), tables by name, "init" (weights to start from).
+
+    With `attributes` the table "attribute" has a column of that name that takes the place of the
+    data's attribute: an earlier stage inferred it. A table "draw" says how examples are drawn
+    (`samplers.draw_as_told`).
+    """
 
     data: Data
     model: Plugin = dataclasses.field(metadata={"room": "models"})
@@ -138,6 +141,7 @@ class TrainStage:
     optim: Optim
     train: Train
     seed: int
+    attributes: int = later(0)  # how many are inferred; 0: none, they are those of the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +187,20 @@ class InferStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class RefitStage:
+    """Gives variables of the net of input "net" anew, as a plugin computes them by itself.
+
+    Other inputs: the tables that the plugin reads, by name. It sees the examples of `data`.
+    """
+
+    data: Data
+    model: Plugin = dataclasses.field(metadata={"room": "models"})
+    debias: Plugin  # of which this is the last stage
+    infer: Plugin = dataclasses.field(metadata={"room": "infer"})
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateStage:
     """Counts by group of the net of input "net" on one split."""
 
@@ -206,7 +224,7 @@ class Stage:
     inputs' identities. Where files lie is no part of it.
     """
 
-    kind: str  # train | transfer | borrow | table | infer | evaluate | compare
+    kind: str  # train | transfer | borrow | table | infer | refit | evaluate | compare
     config: Any  # the dataclass above
     inputs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -235,7 +253,9 @@ KINDS = {
     "borrow": BorrowStage,
     "table": TableStage,
     "infer": InferStage,
+    "refit": RefitStage,
     "evaluate": EvaluateStage,
     "compare": CompareStage,
 }
 TABLES = ("table", "infer")  # kinds of stages that leave a table
+NETS = ("train", "refit")  # kinds of stages that end a net's training

@@ -153,12 +153,7 @@ class Mixture(Source):
         return sizes
 
     def draw(
-        self,
-        sampler: str,
-        seed: int,
-        batch_size: int,
-        buckets: Buckets | None = None,
-        examples: int = 0,
+        self, sampler: str, seed: int, batch_size: int, buckets: Buckets | None = None
     ) -> Draw:
         """As the sampler draws from the split, then extra ones: each once before one comes again.
 
@@ -166,7 +161,7 @@ class Mixture(Source):
         that would be drawn bucket by bucket.
         """
         if not self.pools:
-            return super().draw(sampler, seed, batch_size, buckets, examples)
+            return super().draw(sampler, seed, batch_size, buckets)
         if buckets is not None and len(buckets) > 1:
             raise ValueError(
                 f"data.padding = 'bucket' with the extra examples of {', '.join(self.pools)}, each "
@@ -174,7 +169,7 @@ class Mixture(Source):
             )
         sizes = self.sizes(batch_size)
         own = batch_size - sum(sizes.values())
-        first = draw_by(sampler, self.train, seed, own, examples=examples)
+        first = draw_by(sampler, self.train, seed, own)
         parts = [first.rows]
         for name, size in sizes.items():
             for pool, count, stream in self._kinds(name, size):
@@ -205,6 +200,14 @@ class Mixture(Source):
             (pools[1], count, f"{name} conflicting"),
         )
         return [kind for kind in kinds if kind[1]]
+
+    def regrouped(self, attribute: np.ndarray, count: int) -> Source:
+        """Raises ValueError: augmentations know the attributes of the data, and no others."""
+        raise ValueError(
+            f"data.augment {[*self.augmentations]}: attributes of the training examples are "
+            "inferred, and no one infers those of examples that augmentations make or change: "
+            "leave one of them out"
+        )
 
     def counts(self, batch_size: int) -> np.ndarray:
         """Examples by group, float64 [G], as drawn while the split is once gone through.

@@ -19,6 +19,7 @@ from fairkd_jax.data import kept_splits, mixture, strength
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
 from fairkd_jax.data.padding import padding_of, ragged, sorted_rows
 from fairkd_jax.data.resident import Rows
+from fairkd_jax.data.samplers import TOLD, draw_as_told
 from fairkd_jax.data.source import Source
 from fairkd_jax.data.tables import Table
 from fairkd_jax.types import Batch, Path
@@ -164,7 +165,6 @@ def train_batches(
     steps: int,
     batch_size: int,
     sampler: str = "natural",
-    examples: int = 0,
     tables: Mapping[str, Table] | None = None,
     hide_attributes: bool = False,
     augment: bool = True,
@@ -176,19 +176,23 @@ def train_batches(
 ) -> grain.MapDataset:
     """`steps` training batches of numpy arrays by number; `batch_size` is over all processes.
 
-    Every process gets its contiguous slice of the rows of every batch. `examples`: they are drawn
-    from so many at most, chosen by the seed; 0: all. `tables` are joined by example id.
-    `hide_attributes` leaves "attribute" and "group" out of the batches, and
-    `augment` = False what views and augmentations change at random. `padding` is one of
-    `padding.PADDINGS`, for all rows of a batch alike; `views` are those that are wanted, None: all.
-    `resident`: a batch is `resident.Rows`, for a split that is on the devices.
+    Every process gets its contiguous slice of the rows of every batch. `tables` are joined by
+    example id; the one called "draw" says how examples are drawn. `hide_attributes` leaves
+    "attribute" and "group" out of the batches, and `augment` = False what views and augmentations
+    change at random. `padding` is one of `padding.PADDINGS`, for all rows of a batch alike; `views`
+    are those that are wanted, None: all. `resident`: a batch is `resident.Rows`, for a split that
+    is on the devices.
     Raises UnknownName for an unknown sampler or padding, ValueError for a batch that does not
     divide, an empty class or group that is to be sampled, or examples without a row in a table.
     """
     mine = _slice(batch_size, process_index, process_count)
     padded = padding_of(padding, source, batch_size, views)
-    draw = source.draw(sampler, seed, batch_size, padded.buckets, examples)
-    joined = _join(source, tables or {}, views)
+    tables = dict(tables or {})
+    if told := tables.pop(TOLD, None):
+        draw = draw_as_told(told.join(source.split.columns["id"]), seed, batch_size)
+    else:
+        draw = source.draw(sampler, seed, batch_size, padded.buckets)
+    joined = _join(source, tables, views)
 
     def load(step: int) -> Any:
         rows = draw.rows(int(step))
@@ -206,15 +210,13 @@ def train_batches(
     return grain.MapDataset.range(steps).map(load)
 
 
-def epoch_size(
-    source: Source, sampler: str = "natural", batch_size: int = 1, examples: int = 0
-) -> int:
+def epoch_size(source: Source, sampler: str = "natural", batch_size: int = 1) -> int:
     """How many examples are drawn in an epoch: those drawn from, or all where some come again.
 
     Extra ones, drawn beside them in batches of this size, count too. Raises as `train_batches`
     does for its sampler.
     """
-    return source.draw(sampler, 0, batch_size, examples=examples).epoch
+    return source.draw(sampler, 0, batch_size).epoch
 
 
 def eval_batches(

@@ -16,6 +16,8 @@ from fairkd_jax.registry import UnknownName
 
 Buckets = Sequence[np.ndarray]  # row numbers
 CHOICE = 2**63  # the number of the draw that chooses a subsample
+TOLD = "draw"  # the table of how examples are drawn, where an earlier stage inferred it
+NEVER = 2**31 - 1  # a step that does not come
 
 
 class Draw(NamedTuple):
@@ -94,7 +96,7 @@ def _balanced(key: str) -> Sampler:
     """With replacement: a value of column `key` evenly, then one of its examples evenly."""
 
     def sampler(split: Split, seed: int, batch_size: int, buckets: Buckets) -> Draw:
-        members = _members(split, key, buckets)
+        members = _members(split, key)
         inside = [[np.intersect1d(m, b, assume_unique=True) for m in members] for b in buckets]
         totals = np.array([len(rows) for rows in members])
         sizes = np.array([[len(rows) for rows in of_bucket] for of_bucket in inside])
@@ -105,7 +107,7 @@ def _balanced(key: str) -> Sampler:
             upper = np.cumsum(weights[i])
             pool, upper = np.concatenate(of_bucket), upper / (upper[-1] or 1.0)
             draws.append(_weighted(pool, starts, sizes[i], upper, seed, batch_size, i << 40))
-        return _in_turn(draws, weights.sum(axis=1), int(totals.sum()))
+        return _in_turn(draws, weights.sum(axis=1), len(split))
 
     return sampler
 
@@ -136,7 +138,7 @@ def _subsampled(key: str) -> Sampler:
     """
 
     def sampler(split: Split, seed: int, batch_size: int, buckets: Buckets) -> Draw:
-        members = _members(split, key, buckets)
+        members = _members(split, key)
         smallest = min(len(rows) for rows in members)
         order = _random(seed, CHOICE, len(split))
         pools: list[list[np.ndarray]] = [[] for _ in buckets]
@@ -158,11 +160,10 @@ def _shares(sizes: list[int], total: int) -> np.ndarray:
     return found
 
 
-def _members(split: Split, key: str, buckets: Buckets) -> list[np.ndarray]:
-    """Row numbers of the buckets by value of column `key`; ValueError if a value has none."""
+def _members(split: Split, key: str) -> list[np.ndarray]:
+    """Row numbers by value of column `key`; ValueError if a value has none."""
     names = split.info.label_names if key == "label" else split.info.group_names
-    rows = np.sort(np.concatenate(buckets))
-    members = [rows[split.columns[key][rows] == i] for i in range(len(names))]
+    members = [np.flatnonzero(split.columns[key] == i) for i in range(len(names))]
     empty = [name for name, rows in zip(names, members) if not len(rows)]
     if empty:
         raise ValueError(
@@ -181,32 +182,47 @@ SAMPLERS: Mapping[str, Sampler] = {
 }
 
 
-def _some(buckets: Buckets, examples: int, seed: int) -> Buckets:
-    """At most so many rows, 0: all; chosen by the seed, of each bucket its share whatever it is."""
-    sizes = [*map(len, buckets)]
-    if examples < 0:
-        raise ValueError(f"data.examples = {examples}: expected a number, or 0 for all")
-    if not 0 < examples < sum(sizes):
-        return buckets
-    order = _random(seed, CHOICE, 1 + max(int(b.max(initial=0)) for b in buckets))
-    shares = _shares(sizes, examples)
-    return [np.sort(b[np.argsort(order[b], kind="stable")[:n]]) for b, n in zip(buckets, shares)]
-
-
 def draw_by(
-    sampler: str,
-    split: Split,
-    seed: int,
-    batch_size: int,
-    buckets: Buckets | None = None,
-    examples: int = 0,
+    sampler: str, split: Split, seed: int, batch_size: int, buckets: Buckets | None = None
 ) -> Draw:
     """How a sampler draws batches of a split, from all rows or bucket by bucket.
 
-    With `examples` from so many rows at most, chosen by the seed. Raises UnknownName for an
-    unknown sampler, ValueError for an empty class or group that is to be sampled.
+    Raises UnknownName for an unknown sampler, ValueError for an empty class or group that is to be
+    sampled.
     """
     if sampler not in SAMPLERS:
         raise UnknownName(sampler, "sampler", SAMPLERS)
     buckets = [np.arange(len(split))] if buckets is None else buckets
-    return SAMPLERS[sampler](split, seed, batch_size, _some(buckets, examples, seed))
+    return SAMPLERS[sampler](split, seed, batch_size, buckets)
+
+
+def draw_as_told(columns: Mapping[str, np.ndarray], seed: int, batch_size: int) -> Draw:
+    """How batches are drawn by the columns of a table, a row an example.
+
+    "first" is the step from which on an example may be drawn (left out: 0; `NEVER`: at none),
+    "weight" how often it is drawn, beside others (left out: alike). With replacement; but where the
+    pool is always the same, and all weigh alike, no example comes again before all have come.
+    Raises ValueError where nothing may be drawn at first.
+    """
+    rows = len(next(iter(columns.values())))
+    first = np.asarray(columns.get("first", np.zeros(rows)))
+    weight = np.asarray(columns.get("weight", np.ones(rows)), np.float64)
+    order = np.argsort(first, kind="stable")
+    order = order[(weight[order] > 0) & (first[order] < NEVER)]
+    if not len(order) or first[order[0]] > 0 or weight.min() < 0:
+        raise ValueError(
+            f"how examples are drawn: of {rows} none may be drawn in the first step, or some weigh "
+            f"less than 0 (the least weight is {weight.min():.3g})"
+        )
+    first, weight = first[order], weight[order]
+    if first[-1] <= 0 and np.ptp(weight) == 0:
+        return _epochs([np.sort(order)], seed, batch_size)
+    upper = np.cumsum(weight)
+
+    def draw(step: int) -> np.ndarray:
+        size = int(np.searchsorted(first, step, side="right"))
+        drawn = _random(seed, step, batch_size) * upper[size - 1]
+        place = np.searchsorted(upper[:size], drawn, side="right")
+        return order[np.minimum(place, size - 1)]
+
+    return Draw(draw, len(order), lambda step: 0)

@@ -37,7 +37,7 @@ class ConfidenceRegularisation(biased.Biased, Debiaser):
     def stages(self, base: Stage) -> Stage:
         """The bias models, a net as plain ERM trains it, their answers; the base, reading them."""
         plain = {"debias": {"name": "erm"}, "distill": {"name": "none"}, "mix": Mix()}
-        net = dataclasses.replace(base.change(plain), inputs={})
+        net = dataclasses.replace(base.change(plain | {"attributes": 0}), inputs={})
         table = TableStage(columns=("log_probs",), split=base.config.data.split)
         answers = Stage("table", table, {"net": net})
         return super().stages(base).hang(**{ERM: answers})

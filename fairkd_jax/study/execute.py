@@ -40,7 +40,7 @@ def table_of_stages(planned: list[plan.Run], workdir: Path | str) -> str:
     workdir, rows = buckets.path(workdir), []
     for one in plan.stages(planned):
         train = one.kind == "train"
-        method = one.config.debias if train else getattr(one.config, "infer", {"name": ""})
+        method = getattr(one.config, "debias", getattr(one.config, "infer", {"name": ""}))
         row = {
             "stage": one.kind,
             "model": plan.model_name(one.config.model) if hasattr(one.config, "model") else "",

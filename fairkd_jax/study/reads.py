@@ -156,6 +156,12 @@ def _infer(stage: Stage) -> Files:
     yield from _of(f"infer {spec['name']}", registry.build("infer", spec).reads())
 
 
+def _refit(stage: Stage) -> Files:
+    yield from _infer(stage)
+    yield from _code("models", stage.config.model)
+    yield from _code("debias", stage.config.debias)
+
+
 def _evaluate(stage: Stage) -> Files:
     yield from _split(stage.config.set or data_of(stage).set, stage.config.split)
 
@@ -170,6 +176,7 @@ KINDS = {
     "borrow": _borrow,
     "table": _table,
     "infer": _infer,
+    "refit": _refit,
     "evaluate": _evaluate,
     "compare": _compare,
 }

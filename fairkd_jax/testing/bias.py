@@ -35,15 +35,15 @@ def base(seed: int = 0, **changes) -> Stage:
     return Stage("train", config).change(changes)
 
 
-def _before(stage: Stage) -> list[Stage]:
+def before_and(stage: Stage) -> list[Stage]:
     """The stage, after all that it hangs on."""
-    return [*(one for each in stage.inputs.values() for one in _before(each)), stage]
+    return [*(one for each in stage.inputs.values() for one in before_and(each)), stage]
 
 
 def test_a_stage_is_stable_and_its_nets_are_of_the_seed(source):
     one, again, other = source.stage(base()), source.stage(base()), source.stage(base(seed=1))
     assert one.identity == again.identity
-    for each, twin in zip(_before(one), _before(other)):
+    for each, twin in zip(before_and(one), before_and(other)):
         if each.kind == "train":
             assert (each.config.seed, twin.config.seed) == (0, 1)
             assert each.identity != twin.identity
@@ -67,14 +67,14 @@ def test_it_knows_neither_method_nor_teacher(source):
     ).hang(teacher=teacher, init=teacher)
     stage = source.stage(taught)
     assert stage.identity == source.stage(base()).identity
-    for one in _before(stage):
+    for one in before_and(stage):
         if one.kind == "train":
             assert one.config.debias == {"name": "erm"} and one.config.train.select == "last"
 
 
 def test_its_stages_pass_what_is_checked_before_any_compute(source):
     tried: set[str] = set()
-    for one in _before(reads.sealed(plan._covering(source.stage(base())))):
+    for one in before_and(reads.sealed(plan._covering(source.stage(base())))):
         if one.kind in check.CHECKS:
             check.CHECKS[one.kind](one, tried)
 

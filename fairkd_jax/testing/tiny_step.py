@@ -81,6 +81,7 @@ def made_up_columns(rows: int) -> dict:
         "features": r.randn(rows, WIDTH),
         "mistake": np.float32(r.rand(rows) < 0.4),
         "loss": r.rand(rows),
+        "held": np.int32(r.rand(rows) < 0.4),
     }
 
 
@@ -95,6 +96,15 @@ def examples(rows: int) -> Split:
 
 def table_of(stage: Stage, rows: int) -> dict:
     """Made-up columns where a net would be asked; what a stage infers of them."""
+    if (key := (stage.identity, rows)) not in INFERRED:
+        INFERRED[key] = _table_of(stage, rows)
+    return INFERRED[key]
+
+
+INFERRED: dict[tuple[str, int], dict] = {}
+
+
+def _table_of(stage: Stage, rows: int) -> dict:
     if stage.kind == "table":
         return {c: made_up_columns(rows)[c] for c in stage.config.columns}
     tables = {name: table_of(one, rows) for name, one in stage.inputs.items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fairkd_jax import registry
+from fairkd_jax.data.samplers import NEVER
 from fairkd_jax.debias import biased
 from fairkd_jax.testing import tiny_step
 from fairkd_jax.testing.bias import base
@@ -139,12 +140,14 @@ def net_of(source, **changes):
     return registry.build("bias", source).stage(base(**changes)).inputs["net"].config
 
 
-def test_a_few_examples_are_no_more_than_the_base_sees():
+def test_a_few_examples_are_seen_for_no_more_steps_than_the_base_takes():
     few = {"name": "self_debias", "examples": 16}
-    config = net_of(few)
-    assert (config.data.examples, config.train.steps, config.data.sampler) == (16, 10, "natural")
-    assert net_of(few, **{"train.steps": 4}).train.steps == 4
-    assert net_of(few, **{"data.examples": 8}).data.examples == 8
+    config = net_of(few, **{"data.padding": "bucket", "data.sampler": "class_balanced"})
+    assert (config.data.sampler, config.data.padding) == ("natural", "longest")
+    assert config.train.steps == 10 and net_of(few, **{"train.steps": 4}).train.steps == 4
+    columns = registry.build("infer", {"name": "few", "count": 7})
+    first = columns.columns(tiny_step.examples(16), {}, seed=1)["first"]
+    assert np.count_nonzero(first == 0) == 7 and np.count_nonzero(first == NEVER) == 9
 
 
 def test_a_net_of_the_hypothesis_alone_keeps_the_words_before_it():

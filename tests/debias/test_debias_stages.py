@@ -80,7 +80,9 @@ def test_a_weak_learner_may_have_a_model_of_its_own():
 
 
 def test_dfr_retrains_the_head_from_a_distilled_net():
-    stage = expand(base("dfr", head_share=0.07, head_learning_rate=0.5, split="val"))
+    stage = expand(
+        base("dfr", solver="gradient", head_share=0.07, head_learning_rate=0.5, split="val")
+    )
     assert set(stage.inputs) == {"init"}
     config, features = stage.config, stage.inputs["init"]
     assert config.debias["name"] == "dfr"  # so that its check looks at the groups of the split
@@ -93,3 +95,25 @@ def test_dfr_retrains_the_head_from_a_distilled_net():
     assert set(features.inputs) == {"teacher"}
     # The first stage is what plain ERM trains, so a study of both trains it once.
     assert features.identity == expand(base("erm")).identity
+
+
+def test_dfr_fits_the_head_of_a_distilled_net_by_features_of_two_splits():
+    stage = expand(base("dfr"))
+    features = expand(base("erm"))  # trained once for both
+    assert stage.kind == "refit" and stage.config.data.split == "val"
+    assert stage.inputs["net"].identity == features.identity
+    split_of = {k: one.config.split for k, one in stage.inputs.items() if k != "net"}
+    assert split_of == {"train": "train", "features": "val"}
+    assert {one.inputs["net"].identity for k, one in stage.inputs.items() if k != "net"} == {
+        features.identity
+    }
+    with pytest.raises(registry.UnknownName, match=r"dfr.solver: 'newton'.*gradient, liblinear"):
+        expand(base("dfr", solver="newton"))
+
+
+def test_afr_holds_out_what_its_head_learns_from():
+    stage = expand(base("afr", held_share=0.3))
+    part, net = stage.inputs["part"], stage.inputs["net"]
+    assert part.config.infer == {"name": "holdout", "share": 0.3}
+    assert net.inputs["draw"].identity == part.identity and "teacher" in net.inputs
+    assert net.config.debias == {"name": "erm"} and stage.config.debias["name"] == "afr"

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairkd_jax.types import Now, Outputs, Spec, Terms
 
@@ -72,3 +73,8 @@ def with_bias(case: Case, *log_probs, **tables) -> dict[str, Any]:
 def sources(count: int) -> tuple:
     """The option `bias` of a method that reads so many."""
     return ((("name", "weak_learner"),),) * count
+
+
+def on_host(function, like, *arrays):
+    """`function` of NumPy arrays, called from a compiled program; `like` has what it returns."""
+    return jax.pure_callback(lambda *given: function(*map(np.asarray, given)), like, *arrays)

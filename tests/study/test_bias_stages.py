@@ -8,7 +8,7 @@ from fairkd_jax import registry, sharding
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table
 from fairkd_jax.study import plan, reads, stage
-from fairkd_jax.testing.bias import base
+from fairkd_jax.testing.bias import base, before_and
 
 NETS = (
     {"name": "hypothesis_only", "share": 0.5},
@@ -22,7 +22,7 @@ def run(folder, spec, **changes):
     one = reads.sealed(plan._covering(registry.build("debias", spec).stages(asked)))
     place = stage.Place(folder, sharding.make_mesh(devices=jax.devices()[:1]))
     for each in one.inputs.values():
-        for before in (*each.inputs.values(), each):
+        for before in before_and(each):
             stage.run(before, place)
     split, said = pipeline.open_data(one.config.data).source("train").split, {}
     for name, each in one.inputs.items():

@@ -6,52 +6,77 @@ import jax
 import numpy as np
 import pytest
 
-from fairkd_jax import registry, sharding
-from fairkd_jax.config import Data, InferStage, Mix, Optim, Stage, TableStage, Train, TrainStage
-from fairkd_jax.data import pipeline
-from fairkd_jax.data.tables import read_table
-from fairkd_jax.study import check, plan, reads, stage, stored
-
-PAIRS = Data(
-    set={"name": "template_nli", "train": 120, "eval": 60},
-    views={"wordpiece": {"name": "wordpiece", "length": 24, "vocab_size": 300}},
+from fairkd_jax import files, registry, sharding
+from fairkd_jax.config import (
+    Data,
+    Experiment,
+    InferStage,
+    Mix,
+    Optim,
+    Role,
+    Stage,
+    Study,
+    TableStage,
+    Train,
+    TrainStage,
 )
-NET = {"name": "bert", "preset": "tiny", "depth": 1, "width": 16}
+from fairkd_jax.data import pipeline
+from fairkd_jax.data.tables import read_table, write_table
+from fairkd_jax.study import check, execute, plan, reads, stage, stored
+from fairkd_jax.train import drawn, loop
+
+DIGITS = Data(set={"name": "colored_digits", "image_size": 8})
+ROLE = Role({"name": "resnet", "preset": "tiny"}, train=Train(steps=4, batch_size=16, log_every=2))
 
 
 def inferred(seed: int = 0, **options) -> Stage:
-    none, train = ({"name": "none"},), Train(steps=0, batch_size=8)
-    net = Stage("train", TrainStage(PAIRS, NET, {"name": "erm"}, none, Mix(), Optim(), train, 0))
-    table = Stage("table", TableStage(("logits",)), {"net": net})
-    config = InferStage(PAIRS, {"name": "environments", "steps": 30, **options}, seed)
+    none = ({"name": "none"},)
+    config = TrainStage(
+        DIGITS, ROLE.model, {"name": "erm"}, none, Mix(), Optim(), ROLE.train, seed=0
+    )
+    table = Stage("table", TableStage(("logits",)), {"net": Stage("train", config)})
+    config = InferStage(DIGITS, {"name": "environments", "steps": 30, **options}, seed)
     return reads.sealed(Stage("infer", config, {"reference": table}))
 
 
-def test_a_stage_infers_columns_from_a_split_and_a_table(tmp_path):
-    one = inferred()
-    place = stage.Place(tmp_path, sharding.make_mesh(devices=jax.devices()[:1]))
-    stages = [*one.inputs["reference"].inputs.values(), *one.inputs.values(), one]
-    for each in stages[:2]:
-        stage.run(each, place)
-    place.folder(one).mkdir(parents=True)
-    (place.folder(one) / "table.partial-1").mkdir()  # as one that was killed leaves it
-    stage.run(one, place)
+def test_a_trainer_is_shown_inferred_attributes_in_place_of_hidden_ones(tmp_path):
+    eiil = {"name": "eiil", "reference_share": 0.25, "split_steps": 30}
+    asked = Experiment(data=DIGITS, teacher=ROLE, student=ROLE, debias=eiil)
+    [run] = [r for r in check.check(Study(seeds=1, experiment=asked)) if r.role == "baseline"]
+    assert not execute._row(run)["sees_attributes"]
+    assert "infer" in execute.table_of_stages([run], tmp_path)
 
-    found = read_table(place.folder(one) / "table")
-    source = pipeline.open_data(PAIRS).drawn()
-    np.testing.assert_array_equal(found.id, np.sort(source.split.columns["id"]))
-    assert {*np.unique(found.columns["attribute"])} == {0, 1}
-    batch = pipeline.train_batches(
-        source, seed=0, steps=1, batch_size=8, tables={"attribute": found}, hide_attributes=True
-    )[0]
-    joined = batch["tables"]["attribute"]["attribute"]
-    np.testing.assert_array_equal(joined, found.join(batch["id"])["attribute"])
+    place = stage.Place(tmp_path, sharding.make_mesh(devices=jax.devices()[:1]))
+    one, config = run.net.inputs["attribute"], run.net.config
+    columns = pipeline.open_data(DIGITS).drawn().split.columns
+    logits = np.random.default_rng(0).normal(size=(len(columns["id"]), 2))
+    before = one.inputs["reference"]  # as if its net had been asked
+    write_table(place.folder(before) / "table", columns["id"], {"logits": logits}, {})
+    for each in (before, before.inputs["net"]):
+        place.folder(each).mkdir(exist_ok=True)
+        files.write_json(place.folder(each) / stored.CONFIG, stored.about(each))
+    stored.close(place.folder(before), {"seconds": 0, "examples": 0})
+    (place.folder(one) / "table.partial-1").mkdir(parents=True)  # as one that was killed leaves it
+    stage.run(one, place)
+    table = read_table(place.folder(one) / "table")
+    np.testing.assert_array_equal(table.id, np.sort(columns["id"]))
+
+    assert config.debias == {"name": "group_dro"} and config.attributes == 2
+    program, methods = loop.build(config, {})
+    batch = drawn.batches(config, methods, program, {"attribute": table})[0]
+    attribute = table.join(batch["id"])["attribute"]
+    np.testing.assert_array_equal(batch["attribute"], attribute)
+    np.testing.assert_array_equal(batch["group"], 2 * batch["label"] + attribute)
+    assert "tables" not in batch
+    counts = drawn.now_of(config, methods, {"attribute": table}).group_counts
+    group = 2 * columns["label"] + table.join(columns["id"])["attribute"]
+    np.testing.assert_array_equal(counts, np.bincount(group, minlength=len(counts)))
 
     closed = (place.folder(one) / stored.DONE).stat().st_mtime_ns
     stage.run(one, place)
     assert (place.folder(one) / stored.DONE).stat().st_mtime_ns == closed
     assert not stored.faults(place.folder(one), anew=True)
-    assert stored.read(tmp_path, one.identity) == one
+    assert stored.read(tmp_path, one.identity).identity == one.identity
 
 
 @pytest.mark.quick
@@ -74,9 +99,9 @@ def test_what_it_cannot_read_is_told_before_any_compute():
 
 @pytest.mark.quick
 def test_its_tables_cover_the_extra_examples_that_it_is_given():
-    extra = {"shuffled": {"name": "premise_shuffle", "count": 5}}
+    extra = {"swap": {"name": "attribute_swap", "count": 5}}
     one = inferred().change({"data.augment": extra})
     assert not one.inputs["reference"].config.augment
     covered = plan._covering(one)
     assert covered.inputs["reference"].config.augment == extra
-    assert dataclasses.replace(one.config, data=PAIRS) == inferred().config
+    assert dataclasses.replace(one.config, data=DIGITS) == inferred().config

@@ -9,7 +9,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from fairkd_jax.config import Mix, Stage, TableStage
+from fairkd_jax.config import Stage, TableStage
+from fairkd_jax.data.samplers import TOLD
+from fairkd_jax.debias.base import first_net
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +29,16 @@ class Bias(abc.ABC):
         """
 
 
-def answers(base: Stage, steps: int, changes: Mapping[str, Any]) -> Stage:
+def answers(
+    base: Stage, share: float, changes: Mapping[str, Any], draw: Stage | None = None
+) -> Stage:
     """The table of a net trained as the base is, but alone: plain ERM, from scratch, no teacher.
 
-    `changes` are dotted keys of its config with other values; the net of the last step is kept.
+    For a share of the base's steps. `changes` are dotted keys of its config with other values;
+    `draw` is a stage that says how it draws examples, of which it may see few: it is asked of all.
     """
-    alone = {
-        "debias": {"name": "erm"},
-        "distill": {"name": "none"},
-        "mix": Mix(),
-        "train.steps": max(1, steps),
-        "train.patience": 0,
-        "train.select": "last",
-    }
-    net = dataclasses.replace(base.change(alone | changes), inputs={})
+    net = first_net(base, share).change(changes)
+    net = dataclasses.replace(net, inputs={TOLD: draw} if draw else {})
     table = TableStage(columns=("log_probs", "logits"), split=base.config.data.split)
     return Stage("table", table, {"net": net})
 

@@ -41,5 +41,4 @@ class HypothesisOnly(Bias):
         before = {column: words for words, column in parse_prompt(options["prompt"])}
         words = before.get(self.column, "").replace("{", "{{").replace("}", "}}")
         changes[f"data.views.{name}.prompt"] = f"{words}{{{self.column}}}"
-        steps = round(self.share * base.config.train.steps)
-        return answers(base, steps, changes)
+        return answers(base, self.share, changes)

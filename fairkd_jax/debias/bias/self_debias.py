@@ -6,7 +6,7 @@
 import dataclasses
 import math
 
-from fairkd_jax.config import Stage
+from fairkd_jax.config import InferStage, Stage
 from fairkd_jax.debias.bias.base import Bias, answers, check_above_0
 
 
@@ -22,7 +22,9 @@ class SelfDebias(Bias):
 
     def stage(self, base: Stage) -> Stage:
         """The answers, on the whole split, of the net that saw a few examples of it."""
-        data, train = base.config.data, base.config.train
-        examples = min(self.examples, data.examples or self.examples)
-        steps = min(math.ceil(self.epochs * examples / train.batch_size), train.steps)
-        return answers(base, steps, {"data.examples": examples, "data.sampler": "natural"})
+        train = base.config.train
+        steps = min(math.ceil(self.epochs * self.examples / train.batch_size), train.steps)
+        alone = {"data.sampler": "natural", "data.padding": "longest", "data.augment": {}}
+        few = {"name": "few", "count": self.examples}
+        draw = InferStage(base.change(alone).config.data, few, base.config.seed)
+        return answers(base, 1.0, alone | {"train.steps": steps}, Stage("infer", draw))

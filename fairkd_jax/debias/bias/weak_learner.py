@@ -23,5 +23,4 @@ class WeakLearner(Bias):
 
     def stage(self, base: Stage) -> Stage:
         """The answers of the weak net."""
-        steps = round(self.share * base.config.train.steps)
-        return answers(base, steps, with_model(self.model))
+        return answers(base, self.share, with_model(self.model))

@@ -66,12 +66,9 @@ class Environments(Inference):
     def columns(self, examples, tables, seed):
         """The environments by the reference net's logits."""
         label = examples.columns["label"]
+        given = jax.device_put((np.float32(tables["reference"]["logits"]), label))
+        slopes = jax.device_get(jax.jit(scale_gradient)(*given))
+        slopes = slopes * examples.columns.get("labelled", np.float32(1))
         weights = np.random.default_rng(seed).standard_normal(len(label), np.float32)
-        logits = np.asarray(tables["reference"]["logits"], np.float32)
-        given = jax.device_put((weights, logits, np.asarray(label), np.float32(self.learning_rate)))
-        weights, logits, label, rate = given
-        slopes = scale_gradient(logits, label)
-        if "labelled" in examples.columns:
-            slopes = slopes * jax.device_put(np.asarray(examples.columns["labelled"], np.float32))
-        found = split(weights, slopes, rate, self.steps)
-        return {"attribute": np.asarray(jax.device_get(found)) > 0}
+        given = jax.device_put((weights, slopes, np.float32(self.learning_rate)))
+        return {"attribute": jax.device_get(split(*given, self.steps)) > 0}
