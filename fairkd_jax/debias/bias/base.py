@@ -1,7 +1,7 @@
 """The contract of a source of bias: a stage that tells, by example, what a shortcut would answer.
 
 A source knows no loss and a loss knows no source: methods with an option `bias` read the table, of
-whichever source it is, through `debias/bias_tables.py`. So all losses share what a source trains.
+whichever source it is, by way of `debias/biased.py`. So all losses share what a source trains.
 """
 
 import abc

@@ -1,6 +1,6 @@
 """A net that reads the hypothesis alone: what it can answer, it has from artefacts (1909.06321).
 
-The column is an option: a premise-only net, or the text without its question, is as biased.
+The column is an option: a net may as well read the premise alone.
 """
 
 import dataclasses
