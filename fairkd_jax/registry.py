@@ -25,6 +25,8 @@ ROOMS = {  # room: (package that holds the plugins, module of the contract, name
     "augment": ("fairkd_jax.data.augment", "fairkd_jax.data.augmentation", "Augmentation"),
     "models": ("fairkd_jax.models", "fairkd_jax.models.net", "Architecture"),
     "debias": ("fairkd_jax.debias", "fairkd_jax.debias.base", "Debiaser"),
+    "bias": ("fairkd_jax.debias.bias", "fairkd_jax.debias.bias.base", "Bias"),
+    "infer": ("fairkd_jax.debias.infer", "fairkd_jax.debias.inference", "Inference"),
     "distill": ("fairkd_jax.distill", "fairkd_jax.distill.base", "Distiller"),
 }
 DOTTED = "; or the dotted name of a module of yours, 'my_project.methods.mine'"

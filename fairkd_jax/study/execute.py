@@ -41,10 +41,11 @@ def table_of_stages(planned: list[plan.Run], workdir: Path | str) -> str:
     workdir, rows = buckets.path(workdir), []
     for one in plan.stages(planned):
         train = one.kind == "train"
+        method = getattr(one.config, "debias", getattr(one.config, "infer", {"name": ""}))
         row = {
             "stage": one.kind,
             "model": plan.model_name(one.config.model) if hasattr(one.config, "model") else "",
-            "debias": one.config.debias["name"] if train else "",
+            "debias": method["name"],
             "distill": "+".join(d["name"] for d in one.config.distill) if train else "",
             "reads": ", ".join(sorted(one.inputs)),
         }

@@ -6,8 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fairkd_jax import registry
 from fairkd_jax.config import Data, Mix, Optim, Stage, Train, TrainStage
+from fairkd_jax.data.dataset import Info, Split
+from fairkd_jax.debias.inference import columns_of
 from fairkd_jax.models.tape import Tape
+from fairkd_jax.testing.everything import made_up
 from fairkd_jax.types import Array, Now, Outputs, Spec, Terms
 
 CLASSES, ATTRIBUTES, INPUTS, WIDTH, EXAMPLES = 3, 2, 4, 5, 40
@@ -67,20 +71,51 @@ def base(seed: int = 0) -> Stage:
     return Stage("train", config)
 
 
-def tables_of(method, rows: int) -> dict:
-    """The tables that a method reads, of the columns that its first stages write."""
+def made_up_columns(rows: int) -> dict:
+    """What a table of a net's answers may hold."""
     r = np.random.RandomState(rows)
     bias = r.randn(rows, CLASSES)
-    columns = {
+    return {
         "logits": bias,
         "log_probs": bias - np.log(np.exp(bias).sum(1, keepdims=True)),
         "features": r.randn(rows, WIDTH),
         "mistake": np.float32(r.rand(rows) < 0.4),
         "loss": r.rand(rows),
+        "held": np.int32(r.rand(rows) < 0.4),
     }
+
+
+def examples(rows: int) -> Split:
+    """Examples of the labels that `make_batch` gives, with raw columns of ours."""
+    batch = jax.device_get(make_batch(rows))
+    labels, attributes = ("entailment", "neutral", "contradiction"), ("plain", "negated")
+    aligned = ((True, False), (True, True), (False, True))
+    info = Info(labels, attributes, aligned, "none", "made here")
+    return made_up(info, batch["label"], batch["attribute"])
+
+
+def table_of(stage: Stage, rows: int) -> dict:
+    """Made-up columns where a net would be asked; what a stage infers of them."""
+    if (key := (stage.identity, rows)) not in INFERRED:
+        INFERRED[key] = _table_of(stage, rows)
+    return INFERRED[key]
+
+
+INFERRED: dict[tuple[str, int], dict] = {}
+
+
+def _table_of(stage: Stage, rows: int) -> dict:
+    if stage.kind == "table":
+        return {c: made_up_columns(rows)[c] for c in stage.config.columns}
+    tables = {name: table_of(one, rows) for name, one in stage.inputs.items()}
+    inferred = registry.build("infer", stage.config.infer)
+    return columns_of(inferred, examples(rows), tables, stage.config.seed)
+
+
+def tables_of(method, rows: int) -> dict:
+    """The tables that a method reads, of the columns that its first stages write."""
     stages = method.stages(base()).inputs
-    tables = {t: {c: columns[c] for c in stages[t].config.columns} for t in method.tables}
-    return jax.tree.map(_as_jax, tables)
+    return jax.tree.map(_as_jax, {name: table_of(stages[name], rows) for name in method.tables})
 
 
 def shown_to(method, batch: dict) -> dict:

@@ -151,7 +151,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         student=student,
         rule=optim.rule_of(config.optim, train.trainable, student.architecture.order()),
         teachers=tuple(sorted(teachers.items())) if reads else (),
-        num_attributes=len(opened.dataset.info.attribute_names),
+        num_attributes=config.attributes or len(opened.dataset.info.attribute_names),
         num_examples=drawn.largest_id(opened) + 1,
         accumulate=train.accumulate,
         deterministic=train.deterministic,
@@ -180,7 +180,7 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
         for name, net in program.teachers
         if net is None
     }
-    spec = make_spec(program, methods, drawn.now_of(config, methods), batch)
+    spec = make_spec(program, methods, drawn.now_of(config, methods, {}), batch)
     methods.debias.check(spec)
     for distiller in methods.distill:
         distiller.check(spec)
@@ -228,7 +228,16 @@ def run(
     shapes = drawn.batches(config, methods, program, inputs.tables, padding="fixed")
     rates = optim.learning_rates(config.optim, train.steps)
     numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
-    constants = methods, numbers, drawn.now_of(config, methods), np.uint32(config.seed)
+    now = drawn.now_of(config, methods, inputs.tables)
+    if config.attributes:  # how many examples each inferred group has is known only now
+        try:
+            methods.debias.check(make_spec(program, methods, now, shapes[0]))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. These attributes were inferred, from a net's answers: infer them from "
+                "one that is trained longer, or shorter"
+            ) from error
+    constants = methods, numbers, now, np.uint32(config.seed)
     methods, numbers, now, seed = sharding.put_replicated(constants, mesh)
     first = sharding.put_batch(shapes[0], mesh)  # of one shape, whatever the seed draws
     state = fresh_state(program, mesh, methods, numbers, now, first, seed)

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fairkd_jax.types import Now, Outputs, Spec, Terms
 
@@ -24,9 +25,10 @@ def make_spec(groups=None, student=Outputs(None), teachers=(), **sizes) -> Spec:
     return Spec(groups, jnp.ones(2), student, teachers, **sizes)
 
 
-def make_now(memory=(), groups=None, labels=None) -> Now:
+def make_now(memory=(), groups=None, labels=None, step=0) -> Now:
+    """Of a run of one step: step 0 is its beginning, step 1 its end."""
     labels = jnp.ones(2) if labels is None else labels
-    return Now(jnp.float32(1), groups, labels, jnp.int32(0), memory)
+    return Now(jnp.float32(1), groups, labels, jnp.int32(step), memory)
 
 
 def start(method, spec, dtype):
@@ -36,10 +38,10 @@ def start(method, spec, dtype):
     return jax.tree.map(cast, (params, memory))
 
 
-def reduce(method, z, batch, params, memory, features=None, extra=None, shift=0.0, **counts):
-    """(loss, (memory, metrics)) of a method on its task loss plus `shift`; counts by `make_now`."""
+def reduce(method, z, batch, params, memory, features=None, extra=None, shift=0.0, **told):
+    """(loss, (memory, metrics)) of a method on its task loss plus `shift`; told by `make_now`."""
     outputs = {"student": Outputs(z, features), **(extra or {})}
-    now = make_now(memory, **counts)
+    now = make_now(memory, **told)
     task = method.task(outputs, batch, params, now)
     terms = Terms(task=task, distill=jnp.zeros_like(task), total=task + shift)
     loss, memory, metrics = method(terms, outputs, batch, params, now, jax.random.key(0))
@@ -67,3 +69,20 @@ def environments(case, name):
     attribute = jnp.concatenate([jnp.full(len(v), e) for e, v in enumerate(parts)])
     batch = {"label": label, "attribute": attribute, "real": case.ones(label)}
     return parts, batch, {"groups": jnp.ones(2 * count), "labels": jnp.ones(2)}
+
+
+def with_bias(case: Case, *log_probs, **tables) -> dict[str, Any]:
+    """A batch with what one or several sources of bias say, and other tables."""
+    said = {f"bias{i or ''}": {"log_probs": b} for i, b in enumerate(log_probs)}
+    said |= {name: {"log_probs": values} for name, values in tables.items()}
+    return {"label": case.x["y"], "tables": said, "real": case.ones(case.x["y"])}
+
+
+def sources(count: int) -> tuple:
+    """The option `bias` of a method that reads so many."""
+    return ((("name", "weak_learner"),),) * count
+
+
+def on_host(function, like, *arrays):
+    """`function` of NumPy arrays, called from a compiled program; `like` has what it returns."""
+    return jax.pure_callback(lambda *given: function(*map(np.asarray, given)), like, *arrays)

@@ -75,7 +75,7 @@ def test_tables_tell_of_extra_examples_and_changes_have_the_teacher_live():
     [jtt] = nets(plan.runs(study(SWAP, debias={"name": "jtt"})), "distilled")
     assert {one.config.augment["swap"]["name"] for one in jtt.inputs.values()} == {"attribute_swap"}
     [dfr] = nets(plan.runs(study(SWAP, debias={"name": "dfr"})), "teacher")
-    assert dfr.config.data.augment == {} and dfr.inputs["init"].config.data.augment == SWAP
+    assert dfr.config.data.augment == {} and dfr.inputs["net"].config.data.augment == SWAP
 
 
 @pytest.mark.quick

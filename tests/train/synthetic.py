@@ -55,6 +55,7 @@ def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
             "teacher_logits": {"logits": rng.normal(size=(rows, CLASSES)).astype(np.float32)},
             "mistakes": {"mistake": rng.integers(0, 2, rows).astype(np.float32)},
             "bias": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
+            "erm": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
         },
     }
     if attributes:
