@@ -26,6 +26,7 @@ from fairkd_jax.study import check, plan, reads, stage, stored
 from fairkd_jax.train import checkpoint, drawn, loop
 
 DIGITS = Data(set={"name": "colored_digits", "image_size": 8})
+SWAP = {"swap": {"name": "attribute_swap", "count": 5}}
 ROLE = Role({"name": "resnet", "preset": "tiny"}, train=Train(steps=4, batch_size=16, log_every=2))
 
 
@@ -71,6 +72,13 @@ def test_a_trainer_is_shown_inferred_attributes_in_place_of_hidden_ones(tmp_path
     np.testing.assert_array_equal(batch["attribute"], attribute)
     np.testing.assert_array_equal(batch["group"], 2 * batch["label"] + attribute)
     assert "tables" not in batch
+    jitter = {"data.augment": {"jitter": {"name": "colour_jitter", "rate": 1.0}}}
+    changed = net.change(jitter).config
+    other = drawn.batches(changed, methods, program, {"attribute": table})[0]
+    np.testing.assert_array_equal(other["group"], batch["group"])
+    assert any(np.any(v != other["views"]["image"][k]) for k, v in batch["views"]["image"].items())
+    with pytest.raises(ValueError, match=r"\['swap'\] gives extra examples"):
+        drawn.source_of(net.change({"data.augment": SWAP}).config, {"attribute": table})
     counts = drawn.now_of(config, methods, {"attribute": table}).group_counts
     group = 2 * columns["label"] + table.join(columns["id"])["attribute"]
     np.testing.assert_array_equal(counts, np.bincount(group, minlength=len(counts)))
@@ -102,11 +110,10 @@ def test_what_it_cannot_read_is_told_before_any_compute():
 
 @pytest.mark.quick
 def test_its_tables_cover_the_extra_examples_that_it_is_given():
-    extra = {"swap": {"name": "attribute_swap", "count": 5}}
-    one = inferred().change({"data.augment": extra})
+    one = inferred().change({"data.augment": SWAP})
     assert not one.inputs["reference"].config.augment
     covered = plan._covering(one)
-    assert covered.inputs["reference"].config.augment == extra
+    assert covered.inputs["reference"].config.augment == SWAP
     assert dataclasses.replace(one.config, data=DIGITS) == inferred().config
 
 
