@@ -214,14 +214,6 @@ class Mixture(Source):
         )
         return [kind for kind in kinds if kind[1]]
 
-    def regrouped(self, attribute: np.ndarray, count: int) -> Source:
-        """Raises ValueError: augmentations know the attributes of the data, and no others."""
-        raise ValueError(
-            f"data.augment {[*self.augmentations]}: attributes of the training examples are "
-            "inferred, and no one infers those of examples that augmentations make or change: "
-            "leave one of them out"
-        )
-
     def counts(self, batch_size: int) -> np.ndarray:
         """Examples by group, float64 [G], as drawn while the split is once gone through.
 

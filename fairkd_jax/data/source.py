@@ -1,7 +1,5 @@
 """The examples of a split as arrays: rows by number, encoded by every view."""
 
-import copy
-import dataclasses
 import threading
 from collections.abc import Collection, Mapping
 
@@ -75,24 +73,6 @@ class Source:
     def extra(self) -> dict[str, Split]:
         """Examples beside those of the split, by the name of the augmentation that gives them."""
         return {}
-
-    def regrouped(self, attribute: np.ndarray, count: int) -> "Source":
-        """The same rows with other attributes, whole numbers [N] below `count`: inferred ones."""
-        info, label = self.split.info, self.split.columns["label"]
-        if not 0 <= attribute.min() <= attribute.max() < count:
-            raise ValueError(
-                f"inferred attributes {attribute.min()}..{attribute.max()} outside 0..{count - 1}"
-            )
-        names = tuple(f"inferred {k}" for k in range(count))
-        info = dataclasses.replace(
-            info, attribute_names=names, aligned=((True,) * count,) * len(info.label_names)
-        )
-        attribute = attribute.astype(np.int32)
-        columns = {"attribute": attribute, "group": label * np.int32(count) + attribute}
-        made = copy.copy(self)
-        columns = {**self.split.columns, **columns}
-        made.split = dataclasses.replace(self.split, columns=columns, info=info)
-        return made
 
     def counts(self, batch_size: int) -> np.ndarray:
         """Examples by group, [G], as drawn while the split is once gone through."""

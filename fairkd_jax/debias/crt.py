@@ -19,7 +19,7 @@ BY = {"label": "class_balanced", "group": "group_balanced"}  # the samplers
 class CRT(Debiaser):
     """Only stages; the loss of both is the mean. A teacher teaches in the first one alone.
 
-    The paper draws a new head at random; here it goes on from where ERM left it.
+    That the paper draws a new head at random is recalled; here it goes on from where ERM left it.
     """
 
     by: str = struct.field(pytree_node=False, default="label")  # label | group

@@ -15,8 +15,8 @@ from fairkd_jax.types import Array, Spec
 class PDE(Debiaser):
     """Only stages; the loss is the mean over what is drawn, with replacement, at each step.
 
-    The code of SpuCo, which we follow, also forgets the momentum when the data first expand; here
-    the optimizer runs on.
+    The numbers are those of SpuCo's code. That the authors also reset the momentum when the data
+    first expand is recalled and was not checked; here the optimizer runs on.
     """
 
     sees_attributes = True

@@ -13,10 +13,7 @@ from fairkd_jax.types import Array
 
 @struct.dataclass
 class SPARE(Debiaser):
-    """Only stages; the table of the second says how examples are drawn.
-
-    The code of SpuCo, which we follow, has two clusters unless it is told to search.
-    """
+    """Only stages; a table says how examples are drawn. SpuCo's experiments have two clusters."""
 
     tables = ("draw",)
 

@@ -11,6 +11,7 @@ from fairkd_jax import processes, registry, sharding
 from fairkd_jax.config import TABLES, Stage
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.dataset import Split
+from fairkd_jax.data.regrouped import Regrouped
 from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.debias import inference
 from fairkd_jax.debias.inference import Inference
@@ -68,5 +69,5 @@ def _known(stage: Stage, folder: Folders, method: Inference) -> tuple[Split, dic
             tables[name] = found.columns if alone else found.join(source.split.columns["id"])
     if ATTRIBUTE in tables:
         attribute = tables[ATTRIBUTE][ATTRIBUTE]
-        source = source.regrouped(attribute, int(attribute.max()) + 1)
+        source = Regrouped(source, attribute, int(attribute.max()) + 1)
     return source.split, tables

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from fairkd_jax import registry, sharding
 from fairkd_jax.config import Data, TrainStage
 from fairkd_jax.data import mixture, pipeline
+from fairkd_jax.data.regrouped import Regrouped
 from fairkd_jax.data.resident import Resident, resident
 from fairkd_jax.data.tables import Table
 from fairkd_jax.debias.base import Debiaser
@@ -75,17 +76,22 @@ ATTRIBUTE = "attribute"  # the table, and its column, of attributes that an earl
 def source_of(config: TrainStage, tables: Mapping[str, Table]) -> pipeline.Source:
     """What a run draws from; with inferred attributes, where the config says how many.
 
-    Raises ValueError for augmentations beside them.
+    Raises ValueError for extra examples beside them.
     """
     source = pipeline.open_data(config.data).drawn()
     if not config.attributes:
         return source
+    if added := mixture.finite(config.data.augment):
+        raise ValueError(
+            f"data.augment {[*added]} gives extra examples, but attributes of training examples "
+            "are inferred, and of extra ones no one infers any: leave one of them out"
+        )
     columns = source.split.columns
     if ATTRIBUTE in tables:
         attribute = tables[ATTRIBUTE].join(columns["id"])[ATTRIBUTE]
     else:  # until it is there: each attribute with each label
         attribute = np.argsort(np.argsort(columns["label"], kind="stable")) % config.attributes
-    return source.regrouped(attribute, config.attributes)
+    return Regrouped(source, attribute, config.attributes)
 
 
 def batches(

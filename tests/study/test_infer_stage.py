@@ -9,45 +9,49 @@ import pytest
 from fairkd_jax import files, registry, sharding
 from fairkd_jax.config import (
     Data,
-    Experiment,
     InferStage,
     Mix,
     Optim,
     Role,
     Stage,
-    Study,
     TableStage,
     Train,
     TrainStage,
 )
 from fairkd_jax.data import pipeline
+from fairkd_jax.data.samplers import NEVER
 from fairkd_jax.data.tables import read_table, write_table
-from fairkd_jax.study import check, execute, plan, reads, stage, stored
-from fairkd_jax.train import drawn, loop
+from fairkd_jax.models.net import leaves
+from fairkd_jax.study import check, plan, reads, stage, stored
+from fairkd_jax.train import checkpoint, drawn, loop
 
 DIGITS = Data(set={"name": "colored_digits", "image_size": 8})
+SWAP = {"swap": {"name": "attribute_swap", "count": 5}}
 ROLE = Role({"name": "resnet", "preset": "tiny"}, train=Train(steps=4, batch_size=16, log_every=2))
 
 
-def inferred(seed: int = 0, **options) -> Stage:
+def base(**debias) -> Stage:
     none = ({"name": "none"},)
-    config = TrainStage(
-        DIGITS, ROLE.model, {"name": "erm"}, none, Mix(), Optim(), ROLE.train, seed=0
+    return Stage(
+        "train", TrainStage(DIGITS, ROLE.model, debias, none, Mix(), Optim(), ROLE.train, seed=0)
     )
-    table = Stage("table", TableStage(("logits",)), {"net": Stage("train", config)})
+
+
+def staged(**debias) -> Stage:
+    """The last stage of a method."""
+    return reads.sealed(registry.build("debias", debias).stages(base(**debias)))
+
+
+def inferred(seed: int = 0, **options) -> Stage:
+    table = Stage("table", TableStage(("logits",)), {"net": base(name="erm")})
     config = InferStage(DIGITS, {"name": "environments", "steps": 30, **options}, seed)
     return reads.sealed(Stage("infer", config, {"reference": table}))
 
 
 def test_a_trainer_is_shown_inferred_attributes_in_place_of_hidden_ones(tmp_path):
-    eiil = {"name": "eiil", "reference_share": 0.25, "split_steps": 30}
-    asked = Experiment(data=DIGITS, teacher=ROLE, student=ROLE, debias=eiil)
-    [run] = [r for r in check.check(Study(seeds=1, experiment=asked)) if r.role == "baseline"]
-    assert not execute._row(run)["sees_attributes"]
-    assert "infer" in execute.table_of_stages([run], tmp_path)
-
+    net = staged(name="eiil", reference_share=0.25, split_steps=30)
     place = stage.Place(tmp_path, sharding.make_mesh(devices=jax.devices()[:1]))
-    one, config = run.net.inputs["attribute"], run.net.config
+    one, config = net.inputs["attribute"], net.config
     columns = pipeline.open_data(DIGITS).drawn().split.columns
     logits = np.random.default_rng(0).normal(size=(len(columns["id"]), 2))
     before = one.inputs["reference"]  # as if its net had been asked
@@ -68,6 +72,13 @@ def test_a_trainer_is_shown_inferred_attributes_in_place_of_hidden_ones(tmp_path
     np.testing.assert_array_equal(batch["attribute"], attribute)
     np.testing.assert_array_equal(batch["group"], 2 * batch["label"] + attribute)
     assert "tables" not in batch
+    jitter = {"data.augment": {"jitter": {"name": "colour_jitter", "rate": 1.0}}}
+    changed = net.change(jitter).config
+    other = drawn.batches(changed, methods, program, {"attribute": table})[0]
+    np.testing.assert_array_equal(other["group"], batch["group"])
+    assert any(np.any(v != other["views"]["image"][k]) for k, v in batch["views"]["image"].items())
+    with pytest.raises(ValueError, match=r"\['swap'\] gives extra examples"):
+        drawn.source_of(net.change({"data.augment": SWAP}).config, {"attribute": table})
     counts = drawn.now_of(config, methods, {"attribute": table}).group_counts
     group = 2 * columns["label"] + table.join(columns["id"])["attribute"]
     np.testing.assert_array_equal(counts, np.bincount(group, minlength=len(counts)))
@@ -99,9 +110,57 @@ def test_what_it_cannot_read_is_told_before_any_compute():
 
 @pytest.mark.quick
 def test_its_tables_cover_the_extra_examples_that_it_is_given():
-    extra = {"swap": {"name": "attribute_swap", "count": 5}}
-    one = inferred().change({"data.augment": extra})
+    one = inferred().change({"data.augment": SWAP})
     assert not one.inputs["reference"].config.augment
     covered = plan._covering(one)
-    assert covered.inputs["reference"].config.augment == extra
+    assert covered.inputs["reference"].config.augment == SWAP
     assert dataclasses.replace(one.config, data=DIGITS) == inferred().config
+
+
+def test_a_refit_stage_leaves_the_net_with_another_head(tmp_path):
+    one, place = staged(name="afr", head_steps=3), stage.Place(tmp_path, sharding.make_mesh())
+    check.CHECKS[one.kind](one, set())
+    net = loop.net_of(DIGITS, ROLE.model)
+    before = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), net.variable_shapes())
+    checkpoint.save_net(place.folder(one.inputs["net"]) / "net", before)
+    columns = pipeline.open_data(DIGITS).drawn().split.columns
+    width = before["params"]["head"]["kernel"].shape[0]
+    features = np.random.default_rng(0).normal(size=(len(columns["id"]), width))
+    answers = place.folder(one.inputs["features"]) / "table"
+    write_table(answers, columns["id"], {"features": np.float32(features)}, {})
+    for name in ("net", "features"):
+        stored.close(place.folder(one.inputs[name]), {"seconds": 0, "examples": 0})
+    for each in (one.inputs["part"], one):
+        stage.run(each, place)
+
+    held = read_table(place.folder(one.inputs["part"]) / "table").columns
+    assert np.array_equal(held["held"] == 1, held["first"] == NEVER) and held["held"].any()
+    found, after = place.net(one)
+    assert found == net
+    old, new = (leaves(jax.device_get(variables)) for variables in (before, after))
+    changed = {path for path in old if not np.array_equal(old[path], new[path])}
+    assert changed == {"params/head/kernel", "params/head/bias"}
+    assert stored.state_of(one, tmp_path) == "done"
+
+
+PLUGIN = '''
+import dataclasses
+from fairkd_jax.debias.inference import Inference
+
+@dataclasses.dataclass(frozen=True)
+class Mine(Inference):
+    """Columns of somebody else."""
+    {hook} = lambda self, examples, tables, seed: {{"one": examples.columns["label"]}}
+'''
+
+
+@pytest.mark.quick
+def test_code_from_outside_is_part_of_what_it_reads(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "inferring").mkdir()
+    for name, hook in (("others", "columns"), ("no_one", "rows")):
+        (tmp_path / "inferring" / f"{name}.py").write_text(PLUGIN.format(hook=hook))
+    config = InferStage(DIGITS, {"name": "inferring.others"}, 0)
+    assert "code inferring.others" in reads.sealed(Stage("infer", config)).reads
+    with pytest.raises(registry.Faulty, match=r"line 6: TypeError: Mine says.*define `columns`"):
+        registry.build("infer", {"name": "inferring.no_one"})

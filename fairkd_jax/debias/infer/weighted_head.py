@@ -73,8 +73,7 @@ def descend(
 class WeightedHead(Inference):
     """A head from the examples that column "held" of the table "part" has as 1.
 
-    The authors also stop where the worst group of validation is best off, which needs attributes;
-    here the number of steps is given.
+    The authors choose the numbers by the worst group of validation; here they are given.
     """
 
     tables: ClassVar = {"features": ("features",), "part": ("held",)}
