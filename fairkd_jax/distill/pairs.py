@@ -128,7 +128,7 @@ def _met(pair: Pair, k: int, student: Outputs, teacher: Outputs, batch: Batch) -
     wide = jnp.promote_types(both[0].dtype, jnp.float32)
     ours, theirs = both[0].astype(wide), jax.lax.stop_gradient(both[1]).astype(wide)
     real = batch.get("real", jnp.ones(len(ours), wide))
-    masks = [_mask_of(*one) for one in ((student, ours), (teacher, theirs))]
+    masks = jax.lax.stop_gradient([_mask_of(*one) for one in ((student, ours), (teacher, theirs))])
     if ours.ndim == theirs.ndim == 3 and ours.shape[1] == theirs.shape[1]:
         known = [m for m in masks if m is not None]
         masks = [jnp.prod(jnp.stack(known), axis=0) if known else None] * 2

@@ -26,6 +26,7 @@ from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import drawn, log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
 from fairkd_jax.train.feed import Feed
+from fairkd_jax.train.methods import shown_to
 from fairkd_jax.train.step import (
     Methods,
     Program,
@@ -128,11 +129,14 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         scope=mix.scope,
         shares=teachers_of(mix),
     )
-    if methods.debias.couples_examples and train.accumulate > 1:
-        raise ValueError(
-            f"debias {config.debias['name']!r} couples the examples of a batch: its loss is no "
-            f"mean over micro-batches, so train.accumulate = {train.accumulate} must be 1"
-        )
+    called = [f"debias {config.debias['name']!r}"]
+    called += [f"distill {d['name']!r}" for d in config.distill]
+    for name, method in zip(called, methods.all):
+        if method.couples_examples and train.accumulate > 1:
+            raise ValueError(
+                f"{name} couples the examples of a batch: its loss is no mean over micro-batches, "
+                f"so train.accumulate = {train.accumulate} must be 1"
+            )
     reads = {d.reads for d in methods.distill} - {"nothing"}
     if reads and not teachers:
         raise ValueError(f"distill {[d['name'] for d in config.distill]} needs a teacher")
@@ -144,7 +148,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
             f"augmentation of {[*config.data.augment]} changes inputs at random: a table of the "
             "teacher's answers is of others, so the teacher must run live"
         )
-    drawn.check_mixing(config, methods.debias)
+    drawn.check_mixing(config, methods)
     opened = pipeline.open_data(config.data)
     student = net_of(config.data, config.model)
     program = Program(
@@ -181,9 +185,8 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
         if net is None
     }
     spec = make_spec(program, methods, drawn.now_of(config, methods), batch)
-    methods.debias.check(spec)
-    for distiller in methods.distill:
-        distiller.check(spec)
+    for method in methods.all:
+        method.check(shown_to(method, spec))
     names = ("student", *methods.debias.extra_nets)
     params, _ = jax.eval_shape(
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
@@ -222,7 +225,8 @@ def run(
     live = {k: net for k, (net, _) in inputs.teachers.items()}
     tabled = {k: None for k in teachers_of(config.mix) if table_of(k) in inputs.tables}
     program, methods = build(config, live | tabled)
-    methods.debias.check_tables({k: t.columns for k, t in inputs.tables.items()})
+    for method in methods.all:
+        method.check_tables({k: t.columns for k, t in inputs.tables.items()})
 
     batches = drawn.batches(config, methods, program, inputs.tables, resident=config.data.resident)
     shapes = drawn.batches(config, methods, program, inputs.tables, padding="fixed")
