@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 
 from fairkd_jax.config import Stage
-from fairkd_jax.types import KD, Array, Batch, Now, Outputs, Spec
+from fairkd_jax.types import KD, Array, Batch, Now, Outputs, Spec, Tree
 
 Pair = tuple[str, str]  # (the student's intermediate, the teacher's)
 FEATURES = (("features", "features"),)
@@ -82,6 +82,16 @@ class Distiller:
         """
         zeros = jnp.zeros(student.logits.shape[0], jnp.float32)
         return KD(per_example=zeros, penalty=jnp.zeros((), jnp.float32))
+
+    def finished(
+        self, student: Tree, teachers: tuple[Tree, ...], shares: tuple, params: dict[str, Any]
+    ) -> Tree:
+        """The student's parameters as they are validated and kept, from those that were trained.
+
+        `teachers` are the parameters of live ones, `shares` their shares, `params` the method's
+        own. Raises ValueError for nets for which that cannot be.
+        """
+        return student
 
 
 def _any_of(names: Sequence[str]) -> str:

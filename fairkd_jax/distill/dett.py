@@ -20,21 +20,24 @@ from fairkd_jax.types import KD, Array, Spec
 
 @struct.dataclass
 class DeTT(Distiller):
-    """By example, summed over pairs; the larger of two maps is averaged down first.
+    """By example; options, and what becomes of the teacher's head, are those of `simkd`.
 
-    What `simkd` says of its options, and of the teacher's head, is true here. Under `debias` "jtt"
-    with scope "total" mistakes would be weighed twice: there say `simkd`.
+    Under `debias` "jtt" with scope "total" mistakes would be weighed twice: there say `simkd`.
     """
 
     reads = "inside"
-    couples_examples = True  # by the normalisation of the projector
     tables = ("early_mistakes",)
 
     pairs: tuple[Pair, ...] = struct.field(pytree_node=False, default=FEATURES)
     factor: Array = 50.0  # weight of a mistake (lambda)
     identify_share: Array = 0.1  # of the steps: how long the early net trains
+    projector: str = struct.field(pytree_node=False, default="dense")
     narrowing: int = struct.field(pytree_node=False, default=2)  # `factor` of simkd
-    rectified: bool = struct.field(pytree_node=False, default=True)
+
+    @property
+    def couples_examples(self) -> bool:
+        """Does it, by the normalisation of the projector?"""
+        return self.projector != "dense"
 
     def stages(self, base: Stage) -> Stage:
         """An early net by ERM without a teacher; its mistakes; the base, reading them."""
@@ -55,13 +58,8 @@ class DeTT(Distiller):
         return base.hang(early_mistakes=Stage("table", table, {"net": early}))
 
     def check(self, spec: Spec) -> None:
-        """Raises ValueError without pairs or teacher, or for positions that differ in number.
-
-        Raises UnknownName for an unknown intermediate, ValueError for a narrowing below 1.
-        """
-        if self.narrowing < 1:
-            raise ValueError(f"distill.dett: narrowing = {self.narrowing}, expected 1 or more")
-        pairs.check(self, spec, same="rank")
+        """Raises as that of `simkd`."""
+        projections.check_projector(self, spec, self.projector, self.narrowing)
 
     def check_tables(self, tables):
         """Raises ValueError where the early net made no mistake."""
@@ -75,15 +73,13 @@ class DeTT(Distiller):
 
     def init(self, spec, key):
         """Own parameters: a projector for each pair and teacher."""
-        return projections.projectors(self.pairs, spec, key, self.narrowing), {}
+        return projections.projectors(self.pairs, spec, key, self.projector, self.narrowing), {}
 
     def __call__(self, student, teachers, batch, params, now):
         """The weighed mean squared error, mean over teachers by their shares, [B]."""
 
         def loss(met):
-            met = met.pooled()
-            projected = projections.projected(params[met.name], met, self.rectified)
-            return projections.square_error(projected, met)
+            return projections.square_error(*projections.projected(params[met.name], met))
 
         losses = pairs.total(loss, self.pairs, student, teachers, batch)
         return KD(per_example=self.weigh(losses, batch), penalty=jnp.zeros(()))
@@ -92,3 +88,8 @@ class DeTT(Distiller):
         """Losses by example, those of early mistakes times `factor`."""
         mistake = batch["tables"]["early_mistakes"]["mistake"].astype(losses.dtype)
         return (1.0 + (self.factor - 1.0) * mistake) * losses
+
+    def finished(self, student, teachers, shares, params):
+        """The student with the teacher's head behind a dense projector."""
+        own = [params[pairs.name(pair, k)] for pair in self.pairs for k in range(len(teachers))]
+        return projections.with_reused_head(student, teachers, shares, own)

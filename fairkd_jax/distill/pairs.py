@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from fairkd_jax.distill.base import BLOCKS, LAST, Distiller, Pair, mean_over
 from fairkd_jax.registry import UnknownName, name_of
-from fairkd_jax.types import Batch, Outputs, Spec
+from fairkd_jax.types import Array, Batch, Outputs, Spec
 
 
 class Met(NamedTuple):
@@ -141,7 +141,7 @@ def _mask_of(outputs: Outputs, x: JaxArray) -> JaxArray | None:
     return outputs.mask if tokens else None
 
 
-def _tap(outputs: Outputs, tap: str, place: str) -> JaxArray:
+def _tap(outputs: Outputs, tap: str, place: str) -> Array:
     """Raises UnknownName for an intermediate that was not saved."""
     found = [n for n in outputs.taps if tap == LAST and re.fullmatch(BLOCKS, n)]
     if tap not in outputs.taps and not found:

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fairkd_jax.distill import pairs
-from fairkd_jax.distill.base import Pair
+from fairkd_jax.distill.base import FEATURES, Distiller, Pair, mean_over
 from fairkd_jax.distill.pairs import Met
 from fairkd_jax.models.layers import convolve
-from fairkd_jax.types import Spec
+from fairkd_jax.registry import UnknownName, name_of
+from fairkd_jax.types import Outputs, Spec, Tree
 
+PROJECTORS = ("dense", "convolutions")
 EPSILON = 1e-5  # of batch normalisation, as in PyTorch
 
 
@@ -70,7 +72,6 @@ def apply_normalised(
     x: Float[Array, "B *P D"],
     met: Met,
     stride: int = 1,
-    rectified: bool = True,
 ) -> Float[Array, "B *V F"]:
     """`relu(scale (y - mean) / sqrt(var + 1e-5) + bias)` of y, the convolution of x.
 
@@ -81,17 +82,36 @@ def apply_normalised(
     y = x @ kernel if kernel.ndim == 2 else convolve(x, kernel, stride)
     mean = met.overall(y)
     var = met.overall((y - mean) ** 2)
-    z = (y - mean) * jax.lax.rsqrt(var + EPSILON) * layer["scale"] + layer["bias"]
-    return jax.nn.relu(z) if rectified else z
+    return jax.nn.relu((y - mean) * jax.lax.rsqrt(var + EPSILON) * layer["scale"] + layer["bias"])
 
 
-def projectors(of: tuple[Pair, ...], spec: Spec, key: Array, factor: int) -> dict[str, Any]:
+def check_projector(method: Distiller, spec: Spec, projector: str, factor: int) -> None:
+    """Raises as `SimKD.check` says."""
+    called = f"distill.{name_of(type(method))}"
+    if projector not in PROJECTORS:
+        raise UnknownName(projector, f"value of {called}.projector:", PROJECTORS)
+    if factor < 1:
+        raise ValueError(f"{called}: factor = {factor}, expected 1 or more")
+    if projector == "dense" and method.pairs != FEATURES:
+        raise ValueError(
+            f"{called}: pairs = {method.pairs}, but a dense projector leads from what the "
+            f"student's head reads to what the teacher's does: pairs = {FEATURES}. Of others the "
+            "projector is 'convolutions'"
+        )
+    pairs.check(method, spec, same="rank")
+
+
+def projectors(
+    of: tuple[Pair, ...], spec: Spec, key: Array, projector: str, factor: int
+) -> dict[str, Any]:
     """Those of SimKD (arXiv 2203.14001): 1x1, 3x3 and 1x1, inside of the teacher's width / factor.
 
-    Of vectors and tokens all three are 1x1.
+    Of vectors and tokens all three are 1x1. Or one dense map.
     """
 
     def make(key, ours, theirs):
+        if projector == "dense":
+            return dense(key, ours[-1], theirs[-1])
         inside = max(theirs[-1] // factor, 1)
         widths, sizes = (ours[-1], inside, inside, theirs[-1]), (1, 3 if len(ours) == 4 else 1, 1)
         layers = zip(jax.random.split(key, 3), widths, widths[1:], sizes)
@@ -100,14 +120,42 @@ def projectors(of: tuple[Pair, ...], spec: Spec, key: Array, factor: int) -> dic
     return for_each(of, spec, key, make)
 
 
-def projected(own: dict[str, Any], met: Met, rectified: bool = True) -> Float[Array, "B *P F"]:
-    """The student's intermediate behind a projector; met are maps of one size."""
+def projected(own: dict[str, Any], met: Met) -> tuple[Float[Array, "B *P F"], Met]:
+    """(the student's intermediate behind its projector, the pair, of maps of one size)."""
+    if "kernel" in own:
+        return apply(own, met.ours), met
+    met = met.pooled()
     x = met.ours
     for name in sorted(own):
-        x = apply_normalised(own[name], x, met, rectified=rectified or name != max(own))
-    return x
+        x = apply_normalised(own[name], x, met)
+    return x, met
 
 
 def square_error(x: Float[Array, "B *P F"], met: Met) -> Float[Array, "B"]:
     """The mean over positions and channels of the squared difference from the teacher."""
     return met.mean(jnp.mean(pairs.positions((x - met.theirs) ** 2), axis=2))
+
+
+def with_reused_head(
+    student: Tree, teachers: tuple[Tree, ...], shares: tuple, projectors: list[dict[str, Any]]
+) -> Tree:
+    """The student with the teachers' heads behind dense maps of its features, as one dense head.
+
+    `(f P + b) W + c` is `f (P W) + (b W + c)`; of several teachers the mean by their shares. With
+    other projectors the student as it is. Raises ValueError for a head that is not one dense layer.
+    """
+    if not all("kernel" in projector for projector in projectors):
+        return student
+    heads = [net.get("head", {}) for net in (student, *teachers)]
+    if any(head.keys() != {"kernel", "bias"} for head in heads):
+        raise ValueError(
+            "a teacher's head is reused only where all nets have one dense layer as head: they "
+            f"have {[sorted(head) for head in heads]}"
+        )
+    behind = [
+        {"kernel": p["kernel"] @ w["kernel"], "bias": p["bias"] @ w["kernel"] + w["bias"]}
+        for p, w in zip(projectors, heads[1:], strict=True)
+    ]
+    told = [Outputs(None, share=share) for share in shares]
+    made = {k: mean_over(told, [head[k] for head in behind]) for k in heads[0]}
+    return dict(student) | {"head": made}

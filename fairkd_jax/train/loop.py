@@ -26,7 +26,7 @@ from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import drawn, log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
 from fairkd_jax.train.feed import Feed
-from fairkd_jax.train.methods import shown_to
+from fairkd_jax.train.methods import finished, shown_to
 from fairkd_jax.train.step import (
     Methods,
     Program,
@@ -192,6 +192,11 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
         dict.fromkeys(names, program.student.variable_shapes()["params"]),
     )
+    nets = dict(program.teachers) | {"": program.student}
+    shapes = {name: net.variable_shapes() for name, net in nets.items() if net}
+    jax.eval_shape(
+        lambda student, *rest: finished(methods, student, *rest), shapes.pop(""), params, shapes
+    )
     optim.labels(params, program.rule.trainable)
     numbers = optim.numbers(config.optim, config.optim.learning_rate)
     jax.eval_shape(lambda p: optim.factors(p, program.rule, numbers), params)
@@ -266,6 +271,9 @@ def run(
         teachers = {k: v for k, (_, v) in inputs.teachers.items()}
         pending: list[dict] = []
 
+        def kept() -> Any:
+            return finished(methods, kept_variables(state, numbers), state.params, teachers)
+
         everything = drawn.resident_of(shapes[0], config, inputs.tables, mesh)
 
         def send(i: int) -> tuple:
@@ -306,7 +314,7 @@ def run(
                 rate = (bar.format_dict["rate"] or 0) * train.batch_size
                 bar.set_postfix(loss=f"{scalars['loss']:.3f}", examples=f"{rate:.0f}/s")
             if validation and (last or (train.eval_every and done % train.eval_every == 0)):
-                variables = kept_variables(state, numbers)
+                variables = kept()
                 scalars, value = validation.score(variables)
                 chosen = {} if value is None else {"selection": value[0]}
                 writer.write_scalars(done, scalars | chosen)
@@ -328,7 +336,7 @@ def run(
                 )
         processes.lead(guard)
         writer.flush()
-        save_net(folder / "net", best if selects else kept_variables(state, numbers))
+        save_net(folder / "net", best if selects else kept())
     return done
 
 

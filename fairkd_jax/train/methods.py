@@ -1,12 +1,14 @@
 """The methods of a run: one for debiasing, distillers, how their losses meet, what each may see."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 from flax import struct
 
 from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.distill.base import Distiller
-from fairkd_jax.types import Array
+from fairkd_jax.types import Array, Tree
 
 
 @struct.dataclass
@@ -45,3 +47,22 @@ def shown_to(method: Debiaser | Distiller, told: Any) -> Any:
     if isinstance(told, dict):
         return {k: v for k, v in told.items() if k not in ("attribute", "group")}
     return told.replace(group_counts=told.group_counts * float("nan"))
+
+
+def finished(methods: Methods, variables: Tree, params: Tree, teachers: Mapping[str, Tree]) -> Tree:
+    """The student's variables as its distillers finish them: what is validated and kept.
+
+    `params` is all that trains, `teachers` the variables of live ones by name.
+    """
+    if all(type(d).finished is Distiller.finished for d in methods.distill):
+        return variables
+    theirs = {name: one["params"] for name, one in sorted(teachers.items())}
+    return variables | {"params": _finish(methods, variables["params"], params["distill"], theirs)}
+
+
+@jax.jit
+def _finish(methods: Methods, student: Tree, own: Tree, teachers: dict[str, Tree]) -> Tree:
+    shares = tuple(methods.shares.get(name) for name in teachers)
+    for i, distiller in enumerate(methods.distill):
+        student = distiller.finished(student, (*teachers.values(),), shares, own[str(i)])
+    return student

@@ -13,6 +13,7 @@ from fairkd_jax.distill.crd import CRD
 from fairkd_jax.distill.dett import DeTT
 from fairkd_jax.distill.hidden import Hidden
 from fairkd_jax.distill.mfd import MFD
+from fairkd_jax.distill.simkd import SimKD
 from fairkd_jax.testing.distill import batch, make_now, make_spec, outputs
 from fairkd_jax.testing.tiny_step import make_spec as debias_spec
 from fairkd_jax.train.methods import Methods, shown_to
@@ -139,6 +140,28 @@ def test_weighing_mistakes_is_what_jtt_does():
     np.testing.assert_allclose(found, jnp.mean(weighed), rtol=1e-6)
 
 
+def test_the_net_that_is_kept_has_the_teachers_head_behind_the_projector():
+    """Exactly, for a dense projector: of the head's own logits nothing is left."""
+    method, (a, b) = SimKD(), (draw(6, 7), draw(6, 8, seed=1))
+    params, features, teachers = {}, draw(6, 5, seed=2), []
+    wanted = 0.0
+    for k, (x, share) in enumerate(((a, 2.0), (b, 1.0))):
+        width = x.shape[1]
+        own = {"kernel": draw(5, width, seed=3 + k), "bias": draw(width, seed=5 + k)}
+        head = {"kernel": draw(width, 3, seed=7 + k), "bias": draw(3, seed=9 + k)}
+        params[pairs.name(method.pairs[0], k)] = own
+        teachers.append({"body": 0, "head": head})
+        projected = features @ own["kernel"] + own["bias"]
+        wanted += share / 3 * (projected @ head["kernel"] + head["bias"])
+    student = {"body": 1, "head": {"kernel": jnp.zeros((5, 3)), "bias": jnp.zeros(3)}}
+    found = method.finished(student, tuple(teachers), (2.0, 1.0), params)
+    assert found["body"] == 1
+    logits = features @ found["head"]["kernel"] + found["head"]["bias"]
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="one dense layer as head"):
+        method.finished({"words": 0}, tuple(teachers), (2.0, 1.0), params)
+
+
 def test_attributes_are_shown_to_whom_they_are_due():
     methods = Methods(ERM(), (Hidden(), MFD()))
     assert methods.sees_attributes and not Methods(ERM(), (Hidden(),)).sees_attributes
@@ -162,6 +185,10 @@ def test_attributes_are_shown_to_whom_they_are_due():
         ({"name": "crd", "negatives": 0}, "negatives = 0"),
         ({"name": "vid", "variance": 0.0}, "distill.vid: variance = 0.0"),
         ({"name": "simkd", "factor": 0}, "distill.simkd: factor = 0"),
+        (
+            {"name": "dett", "pairs": [["stem", "stem"]]},
+            "pairs = .*the projector is 'convolutions'",
+        ),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -9,7 +9,8 @@ from fairkd_jax.distill.simkd import SimKD
 
 
 def adapt(case: Case):
-    x, method = case.x, SimKD(pairs=PAIR, factor=case.hyper["factor"])
+    x = case.x
+    method = SimKD(pairs=PAIR, projector="convolutions", factor=case.hyper["factor"])
     places = sorted({int(n.split("_")[1]) for n in x if n.startswith("transfer_")})
     own = {
         f"layer{i}": {
@@ -20,8 +21,7 @@ def adapt(case: Case):
         for i, (convolution, norm) in enumerate(zip(places[::2], places[1::2]))
     }
     loss, grad = value_and_grad(method, x, {NAME: own})
-    pair = met(x["fs"], x["ft"]).pooled()
-    projected = projections.projected(own, pair)
+    projected, pair = projections.projected(own, met(x["fs"], x["ft"]))
     return {
         "loss": loss,
         "grad_fs": grad,
