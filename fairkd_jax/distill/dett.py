@@ -1,4 +1,4 @@
-"""Debiasing the teacher's student by its early mistakes (DeTT, arXiv 2302.11187): SimKD, weighed.
+"""DeTT (arXiv 2302.11187): SimKD, in which a student's early mistakes weigh more.
 
 `w_i |p(f_s) - f_t|^2` with w = `factor` where an early ERM net of the student's kind is wrong, else
 1, and the projector p of `simkd`. The method is recalled and its code a third party's: that also

@@ -1,4 +1,4 @@
-"""Fair feature distillation by maximum mean discrepancy (MFD, arXiv 2106.04411, eq. 3-5).
+"""Fair feature distillation by maximum mean discrepancy (MFD, arXiv 2106.04411).
 
 `sum over classes c and groups g of MMD^2(teacher's features of c, student's of (c, g)) / 2`: each
 group is to look to the student as the whole class looks to the teacher. The reference weighs it 3

@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer (arXiv 1707.01219, eq. 6-8): the patterns that channels respond to.
+"""Neuron selectivity transfer (arXiv 1707.01219): the patterns that channels respond to.
 
 The squared maximum mean discrepancy between the student's channels and the teacher's, each a vector
 over positions divided by its length, with the kernel `k(x, y) = (x . y)^2`. The reference

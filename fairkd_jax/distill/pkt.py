@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer (arXiv 1803.10837, eq. 3-6): how likely examples are neighbours.
+"""Probabilistic knowledge transfer (arXiv 1803.10837): how likely examples are neighbours.
 
 Cosines (c + 1) / 2 of an example with all others, itself included, divided by their sum are its
 distribution p; the loss is `sum_j p_t log(p_t / p_s)`. The reference weighs its mean 30000.

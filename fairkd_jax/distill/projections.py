@@ -147,10 +147,13 @@ def with_reused_head(
     if not all("kernel" in projector for projector in projectors):
         return student
     heads = [net.get("head", {}) for net in (student, *teachers)]
-    if any(head.keys() != {"kernel", "bias"} for head in heads):
+    shapes = [{k: v.shape for k, v in head.items()} for head in heads]
+    classes = shapes[0].get("bias", ())
+    widths = [projectors[0]["kernel"].shape[0], *(p["kernel"].shape[1] for p in projectors)]
+    if shapes != [{"kernel": (width, *classes), "bias": classes} for width in widths]:
         raise ValueError(
-            "a teacher's head is reused only where all nets have one dense layer as head: they "
-            f"have {[sorted(head) for head in heads]}"
+            "a teacher's head is reused only where all heads are one dense layer on the net's "
+            f"features, of {widths} units, for the same classes; here heads are {shapes}"
         )
     behind = [
         {"kernel": p["kernel"] @ w["kernel"], "bias": p["bias"] @ w["kernel"] + w["bias"]}

@@ -1,4 +1,4 @@
-"""Relational knowledge distillation (arXiv 1904.05068, eq. 4-9): distances and angles in the batch.
+"""Relational distillation (arXiv 1904.05068, eq. 4-9 as recalled): distances and angles in a batch.
 
 `distance H(d_s / mean d_s, d_t / mean d_t) + angle H(cos_s, cos_t)`, H the Huber loss with delta 1,
 over all pairs, and over all triplets at their vertex. Weights are the reference's, 25 and 50.

@@ -1,4 +1,4 @@
-"""Distillation for a reused teacher classifier (arXiv 2203.14001, eq. 3): features alone.
+"""Distillation for a reused teacher classifier (arXiv 2203.14001): features alone.
 
 `|p(f_s) - f_t|^2`, a mean over positions and channels, with a learned projector p; the net that
 comes of it is the student, then p, then the teacher's head as it is. The reference has neither a

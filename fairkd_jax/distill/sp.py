@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation (arXiv 1907.09682, eq. 1-4): which examples are alike.
+"""Similarity-preserving distillation (arXiv 1907.09682): which examples are alike.
 
 `|rownorm(F_s F_s^T) - rownorm(F_t F_t^T)|^2 / B^2` over the batch, with F a row an example. The
 references weigh it 3000, for images of 32 x 32.

@@ -1,4 +1,4 @@
-"""Variational information distillation (arXiv 1904.05835, eq. 4-6): a Gaussian of the teacher.
+"""Variational information distillation (arXiv 1904.05835): a Gaussian of the teacher.
 
 `((r(f_s) - f_t)^2 / v + log v) / 2`, the negative log-likelihood less a constant, as a mean over
 positions and channels; r is learned, and a variance `v = softplus(a) + 1e-5` for each channel. The

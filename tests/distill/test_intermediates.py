@@ -158,8 +158,10 @@ def test_the_net_that_is_kept_has_the_teachers_head_behind_the_projector():
     assert found["body"] == 1
     logits = features @ found["head"]["kernel"] + found["head"]["bias"]
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="one dense layer as head"):
-        method.finished({"words": 0}, tuple(teachers), (2.0, 1.0), params)
+    two = student | {"head": {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}}
+    for other in ({"words": 0}, two):
+        with pytest.raises(ValueError, match="one dense layer on the net's features, of"):
+            method.finished(other, tuple(teachers), (2.0, 1.0), params)
 
 
 def test_attributes_are_shown_to_whom_they_are_due():
