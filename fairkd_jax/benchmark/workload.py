@@ -222,7 +222,7 @@ def setup(work: Workload) -> Setup:
     num_groups = work.classes * NUM_ATTRIBUTES
     groups = np.full(num_groups, program.num_examples / num_groups, np.float32)
     labels = groups.reshape(work.classes, -1).sum(axis=1)
-    if not methods.debias.sees_attributes:
+    if not methods.sees_attributes:
         groups = np.full_like(groups, np.nan)
         batch = {k: v for k, v in batch.items() if k not in ("attribute", "group")}
     methods = jax.tree.map(np.float32, methods)

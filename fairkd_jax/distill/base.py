@@ -5,14 +5,21 @@ numbers are traced leaves, names and booleans are `struct.field(pytree_node=Fals
 What a method remembers, and what it may know of step and data, it is told in `now`.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from fairkd_jax.config import Stage
-from fairkd_jax.types import KD, Array, Batch, Now, Outputs, Spec
+from fairkd_jax.types import KD, Array, Batch, Now, Outputs, Spec, Tree
+
+Pair = tuple[str, str]  # (the student's intermediate, the teacher's)
+FEATURES = (("features", "features"),)
+LAST = "last"  # in a pair: the output of a net's last block, whatever its family calls it
+BLOCKS = r"(?:enc/|stage\d+/)?block\d+/out"
 
 
 @struct.dataclass
@@ -20,22 +27,27 @@ class Distiller:
     """No distillation, and the hooks that methods override.
 
     `reads` says what of the teacher is read: "nothing", "logits" (a table of the teacher's answers
-    will do) or "inside" (features or taps: the teacher runs beside the student).
+    will do) or "inside" (features or taps: the teacher runs beside the student). A method that
+    compares intermediates has them as an option `pairs`: see `pairs.py`.
     """
 
     reads: ClassVar[str] = "nothing"
+    sees_attributes: ClassVar[bool] = False  # may it be given attribute and group at train time?
+    couples_examples: ClassVar[bool] = False  # the loss is no mean over examples: no accumulation
+    tables: ClassVar[tuple[str, ...]] = ()  # names of the tables it reads from batch["tables"]
+    pairs: ClassVar[tuple[Pair, ...]] = ()
 
     weight: Array = 1.0  # share in a list of distillers
 
     @property
     def student_taps(self) -> str:
         """Regular expression of the student's intermediates that it reads."""
-        return ""
+        return _any_of([s for s, _ in self.pairs])
 
     @property
     def teacher_taps(self) -> str:
         """Regular expression of the teachers' intermediates that it reads."""
-        return ""
+        return _any_of([t for _, t in self.pairs])
 
     def stages(self, base: Stage) -> Stage:
         """The stage that trains the student by this method; it may hang earlier ones on it."""
@@ -43,6 +55,12 @@ class Distiller:
 
     def check(self, spec: Spec) -> None:
         """Raises ValueError before any compute where the two nets do not go together."""
+
+    def check_tables(self, tables: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Raises ValueError, before any step, for whole tables that the method cannot learn from.
+
+        `tables` are those of the stage, by table name and column name: [N, ...], a row an example.
+        """
 
     def init(self, spec: Spec, key: Array) -> tuple[dict[str, Any], dict[str, Any]]:
         """(own parameters, as projections, trained with the student; own memory)."""
@@ -64,6 +82,20 @@ class Distiller:
         """
         zeros = jnp.zeros(student.logits.shape[0], jnp.float32)
         return KD(per_example=zeros, penalty=jnp.zeros((), jnp.float32))
+
+    def finished(
+        self, student: Tree, teachers: tuple[Tree, ...], shares: tuple, params: dict[str, Any]
+    ) -> Tree:
+        """The student's parameters as they are validated and kept, from those that were trained.
+
+        `teachers` are the parameters of live ones, `shares` their shares, `params` the method's
+        own. Raises ValueError for nets for which that cannot be.
+        """
+        return student
+
+
+def _any_of(names: Sequence[str]) -> str:
+    return "|".join(BLOCKS if n == LAST else re.escape(n) for n in names)
 
 
 def mean_over(teachers: Sequence[Outputs], losses: Sequence[Array]) -> Array:

@@ -1,118 +1,78 @@
-"""Distillation of intermediates through learned projections (FitNets, arXiv 1412.6550, eq. 2-3).
+"""Distillation of intermediates through learned regressors (FitNets, arXiv 1412.6550, eq. 2-3).
 
 For each named pair, a dense map takes the student's last axis to the teacher's (a 1x1 convolution
-on feature maps); the loss is the mean squared error.
+on feature maps); the loss is the mean squared error. The references weigh it 100.
 """
 
-import re
-
-import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array as JaxArray
-from jaxtyping import Float
 
-from fairkd_jax.distill.base import Distiller, mean_over
+from fairkd_jax.distill import pairs, projections
+from fairkd_jax.distill.base import FEATURES, Distiller, Pair
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import KD, Outputs, Spec
+from fairkd_jax.types import KD, Spec
 
-Pair = tuple[str, str]  # (the student's intermediate, the teacher's)
-
-
-def _name(pair: Pair, teacher: int) -> str:
-    """The key of a projection: "block01.out_to_block03.out_teacher0"; "/" parts paths."""
-    return "{}_to_{}_teacher{}".format(*pair, teacher).replace("/", ".")
-
-
-def _any_of(names: list[str]) -> str:
-    return "|".join(re.escape(n) for n in names)
-
-
-def mean_square(
-    difference: Float[JaxArray, "B *positions D"], mask: Float[JaxArray, "B T"] | None
-) -> Float[JaxArray, "B"]:
-    """Mean square over features and positions, by example; only over real tokens where masked."""
-    square = jnp.mean(difference**2, axis=-1)
-    if mask is None or square.ndim == 1 or square.shape[1] != mask.shape[1]:
-        return jnp.mean(square.reshape(square.shape[0], -1), axis=1)
-    square = jnp.mean(square.reshape(*mask.shape, -1), axis=2)
-    return jnp.sum(square * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
+REGRESSORS = ("dense", "normalised")
 
 
 @struct.dataclass
 class Hidden(Distiller):
-    """The mean over pairs and teachers. Layers meet by name, not by position in a list.
+    """By example, the mean over pairs and teachers. Layers meet by name, not by position in a list.
 
-    Unlike FitNets this is no stage before distillation but a term beside it, and the regressor has
-    neither BatchNorm nor ReLU.
+    Unlike FitNets this is no stage before distillation but a term beside it. A regressor is "dense"
+    or, as in the references for maps, "normalised": a convolution, batch normalisation and ReLU.
+    It may halve a map, by 3x3 with stride 2; of other sizes the larger map is averaged down, where
+    the references convolve without padding or transposed.
     """
 
     reads = "inside"
 
-    pairs: tuple[Pair, ...] = struct.field(pytree_node=False, default=(("features", "features"),))
+    pairs: tuple[Pair, ...] = struct.field(pytree_node=False, default=FEATURES)
+    regressor: str = struct.field(pytree_node=False, default="dense")
 
     @property
-    def student_taps(self) -> str:
-        """The first names of the pairs."""
-        return _any_of([s for s, _ in self.pairs])
-
-    @property
-    def teacher_taps(self) -> str:
-        """The second names of the pairs."""
-        return _any_of([t for _, t in self.pairs])
+    def couples_examples(self) -> bool:
+        """Does it, by the normalisation?"""
+        return self.regressor == "normalised"
 
     def check(self, spec: Spec) -> None:
         """Raises ValueError without pairs or teacher, or for positions that differ in number.
 
-        Raises UnknownName for an intermediate that was not saved.
+        Raises UnknownName for an intermediate that was not saved, or another regressor.
         """
-        if not self.pairs or not spec.teachers:
-            raise ValueError(
-                f"distill.hidden needs pairs and a teacher: pairs = {self.pairs}, "
-                f"{len(spec.teachers)} teachers"
-            )
-        for s, t in self.pairs:
-            for k, teacher in enumerate(spec.teachers):
-                ours = _shape(spec.student, s, "student")
-                theirs = _shape(teacher, t, f"teacher {k}")
-                if ours[1:-1] != theirs[1:-1]:
-                    raise ValueError(
-                        f"distill.hidden: positions differ between the student's {s!r} [B, "
-                        f"{', '.join(map(str, ours[1:]))}] and teacher {k}'s {t!r} [B, "
-                        f"{', '.join(map(str, theirs[1:]))}]: pair intermediates of equal size"
-                    )
+        if self.regressor not in REGRESSORS:
+            raise UnknownName(self.regressor, "distill.hidden.regressor", REGRESSORS)
+        pairs.check(self, spec, same="rank" if self.couples_examples else "positions")
 
-    def init(self, spec: Spec, key):
-        """Own parameters: one dense map for each pair and teacher."""
-        params = {}
-        for i, (s, t) in enumerate(self.pairs):
-            for k, teacher in enumerate(spec.teachers):
-                size = (spec.student.taps[s].shape[-1], teacher.taps[t].shape[-1])
-                draw = jax.random.fold_in(jax.random.fold_in(key, i), k)
-                kernel = jax.nn.initializers.lecun_normal()(draw, size)
-                params[_name((s, t), k)] = {"kernel": kernel, "bias": jnp.zeros(size[1])}
-        return params, {}
+    def init(self, spec, key):
+        """Own parameters: one regressor for each pair and teacher."""
+
+        def make(key, ours, theirs):
+            if not self.couples_examples:
+                return projections.dense(key, ours[-1], theirs[-1])
+            size = 3 if _halves(ours, theirs) else 1
+            return projections.normalised(key, ours[-1], theirs[-1], size)
+
+        return projections.for_each(self.pairs, spec, key, make), {}
 
     def __call__(self, student, teachers, batch, params, now):
         """Mean squared error over features and positions that are real in both nets, [B]."""
-        losses = []
-        for s, t in self.pairs:
-            for k, teacher in enumerate(teachers):
-                dense = params[_name((s, t), k)]
-                target = jax.lax.stop_gradient(teacher.taps[t])
-                ours = student.taps[s] @ dense["kernel"] + dense["bias"]
-                losses.append(mean_square(ours - target, _real_in_both(student, teacher)))
-        return KD(per_example=mean_over(teachers * len(self.pairs), losses), penalty=jnp.zeros(()))
+
+        def loss(met):
+            return projections.square_error(*self.regress(params[met.name], met))
+
+        losses = pairs.total(loss, self.pairs, student, teachers, batch)
+        return KD(per_example=losses / len(self.pairs), penalty=jnp.zeros(()))
+
+    def regress(self, own, met):
+        """(the student's intermediate as the teacher's is to be, the pair that it is of)."""
+        if not self.couples_examples:
+            return projections.apply(own, met.ours), met
+        if _halves(met.ours.shape, met.theirs.shape):
+            return projections.apply_normalised(own, met.ours, met, stride=2), met
+        met = met.pooled()
+        return projections.apply_normalised(own, met.ours, met), met
 
 
-def _shape(outputs: Outputs, tap: str, place: str) -> tuple[int, ...]:
-    if tap not in outputs.taps:
-        raise UnknownName(tap, f"intermediate of the {place}:", outputs.taps)
-    return outputs.taps[tap].shape
-
-
-def _real_in_both(student: Outputs, teacher: Outputs) -> JaxArray | None:
-    masks = [x.mask for x in (student, teacher) if x.mask is not None]
-    if len(masks) == 2 and masks[0].shape == masks[1].shape:
-        return masks[0] * masks[1]
-    return masks[0] if masks else None
+def _halves(ours: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
+    return len(ours) == 4 and all(n == 2 * m for n, m in zip(ours[1:3], theirs[1:3]))

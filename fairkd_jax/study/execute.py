@@ -243,10 +243,11 @@ def _holds(path: Path, digest: str) -> bool:
 
 
 def _sees_attributes(run: plan.Run) -> bool:
-    """May its method, or an augmentation of its data, know attributes of training examples?"""
+    """May its methods, or an augmentation of its data, know attributes of training examples?"""
     augmented = mixture.build(run.experiment.data.augment).values()
     own = [one for one in augmented if run.role in one.roles]
-    methods = [registry.build("debias", run.debias), *own]
+    distillers = [registry.build("distill", d) for d in run.distill]
+    methods = [registry.build("debias", run.debias), *distillers, *own]
     return any(method.sees_attributes for method in methods)
 
 

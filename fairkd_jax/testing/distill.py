@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from fairkd_jax import losses, registry
+from fairkd_jax.distill.base import Distiller
+from fairkd_jax.testing import tiny_step
 from fairkd_jax.types import Now, Outputs, Spec
 
-CLASSES, TOKENS, EXAMPLES = 3, 4, 20
+CLASSES, ATTRIBUTES, TOKENS, EXAMPLES = 3, 2, 4, 20
 
 
 @pytest.fixture
@@ -33,8 +35,12 @@ def outputs(width: int, seed: int, rows: int = 6, more: str = "") -> Outputs:
     return Outputs(draw(CLASSES), features, taps, mask)
 
 
-def batch(rows: int = 6) -> dict:
-    return {"label": jnp.arange(rows) % CLASSES, "real": jnp.ones(rows), "id": jnp.arange(rows)}
+def batch(rows: int = 6, method: Distiller = Distiller()) -> dict:
+    """What training shows a method: its tables, no attributes that it may not see."""
+    label, attribute = jnp.arange(rows) % CLASSES, jnp.arange(rows) // CLASSES % ATTRIBUTES
+    group = label * ATTRIBUTES + attribute
+    made = {"label": label, "attribute": attribute, "group": group}
+    return tiny_step.shown_to(method, made | {"real": jnp.ones(rows), "id": jnp.arange(rows)})
 
 
 def make_spec(student: Outputs, teachers: tuple[Outputs, ...]) -> Spec:
@@ -81,7 +87,7 @@ def setting(method, seed=0, rows=6):
     widths = (7, 8)
     teachers = tuple(outputs(w, seed + w, rows, method.teacher_taps) for w in widths)
     params, memory = method.init(make_spec(student, teachers), jax.random.key(seed))
-    return params, student, teachers, batch(rows), make_now(memory)
+    return params, student, teachers, batch(rows, method), make_now(memory)
 
 
 def other_numbers(method):
@@ -109,8 +115,12 @@ def test_losses_are_finite_by_example_and_stop_at_the_teachers(method):
     assert jax.tree.structure(memory) == jax.tree.structure(now.memory)
     for new, old in zip(jax.tree.leaves(memory), jax.tree.leaves(now.memory)):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
-    by_teacher = jax.grad(lambda t: jnp.sum(method(student, t, made, params, now).per_example))
-    back = jax.jit(by_teacher)(teachers)
+
+    def by_teacher(teachers):
+        kd = method(student, teachers, made, params, now)
+        return jnp.sum(kd.per_example) + kd.penalty
+
+    back = jax.jit(jax.grad(by_teacher))(teachers)
     assert all(np.all(g == 0) for g in jax.tree.leaves(back))
     if method.reads != "nothing":
         assert any(np.any(g != 0) for g in jax.tree.leaves(grads[1]))
@@ -147,12 +157,26 @@ def test_padding_rows_change_nothing(method):
     close((loss, by, memory, own, grads), (loss2, by2[2:-1], memory2, own2, grads2))
 
 
-def test_examples_do_not_meet(method):
+def test_examples_meet_only_where_the_method_says_so(method):
     params, student, teachers, made, now = setting(method)
-    first = lambda tree: jax.tree.map(lambda x: x[:2], tree)  # noqa: E731
-    whole = method(student, teachers, made, params, now).per_example
-    few = method(first(student), first(teachers), first(made), params, now).per_example
-    close(whole[:2], few)
+    first = lambda tree: jax.tree.map(lambda x: x[:4], tree)  # noqa: E731
+    (loss, (whole, _)), _ = run(method, params, student, teachers, made, now)
+    of_few = run(method, params, *map(first, (student, teachers, made)), now)
+    (loss_of_few, (few, _)), _ = of_few
+    found, alone = (whole[:4], loss - jnp.mean(whole)), (few, loss_of_few - jnp.mean(few))
+    if not method.couples_examples:
+        close(found, alone)
+        return
+    same = [np.allclose(a, b, rtol=1e-4) for a, b in zip(found, alone)]
+    assert not all(same), "no two examples meet: leave couples_examples at False"
+
+
+def test_stages_write_the_tables_that_are_read(method):
+    """And are the same each time."""
+    stage, again = (method.stages(tiny_step.base()) for _ in range(2))
+    assert stage.kind == "train" and stage.identity == again.identity
+    assert {k for k, v in stage.inputs.items() if v.kind == "table"} == set(method.tables)
+    method.check_tables(jax.tree.map(np.asarray, tiny_step.tables_of(method, rows=16)))
 
 
 def test_other_numbers_are_no_new_trace(method):

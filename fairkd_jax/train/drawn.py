@@ -25,18 +25,20 @@ def changes_inputs(data: Data, debias: Debiaser) -> bool:
     return debias.changes_inputs or any(view.changes_inputs for view in views)
 
 
-def check_mixing(config: TrainStage, debias: Debiaser) -> None:
+def check_mixing(config: TrainStage, methods: Methods) -> None:
     """Raises ValueError where an example would be mixed twice, or a table knows it unmixed."""
     built = mixture.build(config.data.augment)
     for name in (k for k, one in built.items() if one.mixes):
-        place, method = f"data.augment.{name}", f"debias {config.debias['name']!r}"
-        if debias.changes_inputs:
-            raise ValueError(f"{place} mixes examples and so does {method}: leave out one of them")
-        if debias.tables:
-            raise ValueError(
-                f"{place} mixes two examples, and {method} reads tables {debias.tables} that tell "
-                "of each by itself: leave out one of them"
-            )
+        place, debias = f"data.augment.{name}", f"debias {config.debias['name']!r}"
+        if methods.debias.changes_inputs:
+            raise ValueError(f"{place} mixes examples and so does {debias}: leave out one of them")
+        called = (debias, *(f"distill {d['name']!r}" for d in config.distill))
+        for one, method in zip(called, methods.all):
+            if method.tables:
+                raise ValueError(
+                    f"{place} mixes two examples, and {one} reads tables {method.tables} that tell "
+                    "of each by itself: leave out one of them"
+                )
 
 
 def check_told(config: TrainStage) -> None:
@@ -106,7 +108,7 @@ def batches(
         batch_size=config.train.batch_size,
         sampler=config.data.sampler,
         tables={k: table for k, table in tables.items() if k != ATTRIBUTE},
-        hide_attributes=not methods.debias.sees_attributes,
+        hide_attributes=not methods.sees_attributes,
         augment=not config.train.deterministic,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -131,5 +133,5 @@ def now_of(config: TrainStage, methods: Methods, tables: Mapping[str, Table]) ->
     source = source_of(config, tables)
     groups = np.ceil(source.counts(config.train.batch_size)).astype(np.float32)
     labels = groups.reshape(len(source.split.info.label_names), -1).sum(axis=1)
-    groups = groups if methods.debias.sees_attributes else np.full_like(groups, np.nan)
+    groups = groups if methods.sees_attributes else np.full_like(groups, np.nan)
     return Now(np.float32(config.train.steps), groups, labels)

@@ -27,6 +27,7 @@ from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import drawn, log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
 from fairkd_jax.train.feed import Feed
+from fairkd_jax.train.methods import finished, shown_to
 from fairkd_jax.train.step import (
     Methods,
     Program,
@@ -129,11 +130,14 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         scope=mix.scope,
         shares=teachers_of(mix),
     )
-    if methods.debias.couples_examples and train.accumulate > 1:
-        raise ValueError(
-            f"debias {config.debias['name']!r} couples the examples of a batch: its loss is no "
-            f"mean over micro-batches, so train.accumulate = {train.accumulate} must be 1"
-        )
+    called = [f"debias {config.debias['name']!r}"]
+    called += [f"distill {d['name']!r}" for d in config.distill]
+    for name, method in zip(called, methods.all):
+        if method.couples_examples and train.accumulate > 1:
+            raise ValueError(
+                f"{name} couples the examples of a batch: its loss is no mean over micro-batches, "
+                f"so train.accumulate = {train.accumulate} must be 1"
+            )
     reads = {d.reads for d in methods.distill} - {"nothing"}
     if reads and not teachers:
         raise ValueError(f"distill {[d['name'] for d in config.distill]} needs a teacher")
@@ -145,7 +149,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
             f"augmentation of {[*config.data.augment]} changes inputs at random: a table of the "
             "teacher's answers is of others, so the teacher must run live"
         )
-    drawn.check_mixing(config, methods.debias)
+    drawn.check_mixing(config, methods)
     opened = pipeline.open_data(config.data)
     student = net_of(config.data, config.model)
     program = Program(
@@ -182,13 +186,17 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
         if net is None
     }
     spec = make_spec(program, methods, drawn.now_of(config, methods, {}), batch)
-    methods.debias.check(spec)
-    for distiller in methods.distill:
-        distiller.check(spec)
+    for method in methods.all:
+        method.check(shown_to(method, spec))
     names = ("student", *methods.debias.extra_nets)
     params, _ = jax.eval_shape(
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
         dict.fromkeys(names, program.student.variable_shapes()["params"]),
+    )
+    nets = dict(program.teachers) | {"": program.student}
+    shapes = {name: net.variable_shapes() for name, net in nets.items() if net}
+    jax.eval_shape(
+        lambda student, *rest: finished(methods, student, *rest), shapes.pop(""), params, shapes
     )
     optim.labels(params, program.rule.trainable)
     numbers = optim.numbers(config.optim, config.optim.learning_rate)
@@ -223,7 +231,8 @@ def run(
     live = {k: net for k, (net, _) in inputs.teachers.items()}
     tabled = {k: None for k in teachers_of(config.mix) if table_of(k) in inputs.tables}
     program, methods = build(config, live | tabled)
-    methods.debias.check_tables({k: t.columns for k, t in inputs.tables.items()})
+    for method in methods.all:
+        method.check_tables({k: t.columns for k, t in inputs.tables.items()})
 
     batches = drawn.batches(config, methods, program, inputs.tables, resident=config.data.resident)
     shapes = drawn.batches(config, methods, program, inputs.tables, padding="fixed")
@@ -270,6 +279,9 @@ def run(
         teachers = {k: v for k, (_, v) in inputs.teachers.items()}
         pending: list[dict] = []
 
+        def kept() -> Any:
+            return finished(methods, kept_variables(state, numbers), state.params, teachers)
+
         everything = drawn.resident_of(shapes[0], config, inputs.tables, mesh)
 
         def send(i: int) -> tuple:
@@ -310,7 +322,7 @@ def run(
                 rate = (bar.format_dict["rate"] or 0) * train.batch_size
                 bar.set_postfix(loss=f"{scalars['loss']:.3f}", examples=f"{rate:.0f}/s")
             if validation and (last or (train.eval_every and done % train.eval_every == 0)):
-                variables = kept_variables(state, numbers)
+                variables = kept()
                 scalars, value = validation.score(variables)
                 chosen = {} if value is None else {"selection": value[0]}
                 writer.write_scalars(done, scalars | chosen)
@@ -332,7 +344,7 @@ def run(
                 )
         processes.lead(guard)
         writer.flush()
-        save_net(folder / "net", best if selects else kept_variables(state, numbers))
+        save_net(folder / "net", best if selects else kept())
     return done
 
 

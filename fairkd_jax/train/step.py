@@ -14,17 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 from jax.sharding import Mesh
 
 from fairkd_jax import sharding
 from fairkd_jax.config import Mix
 from fairkd_jax.data.device import decoded
-from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.distill.base import Distiller
 from fairkd_jax.losses import labelled, masked_mean
 from fairkd_jax.models.net import Net
 from fairkd_jax.train import optim
+from fairkd_jax.train.methods import Methods, shown_to
 from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState
 
 
@@ -39,25 +37,6 @@ class Program:
     num_examples: int = 0
     accumulate: int = 1
     deterministic: bool = False
-
-
-@struct.dataclass
-class Methods:
-    """The traced part: a debiasing method, distillers, and how their losses meet."""
-
-    debias: Debiaser
-    distill: tuple[Distiller, ...]
-    task_weight: Array = 1.0
-    kd_weight: Array = 1.0
-    label_smoothing: Array = None  # None: the task loss is of the label alone
-    scope: str = struct.field(pytree_node=False, default="total")
-    shares: dict = struct.field(default_factory=dict)  # of teachers, by name; see `teachers_of`
-    kinds: tuple = struct.field(pytree_node=False, default=())  # set here
-
-    def __post_init__(self):
-        # To JAX 0.10.2 two dataclasses with as many leaves and equal static fields are one tree:
-        # only their hashes differ, and where these collide one method runs as the other compiled.
-        object.__setattr__(self, "kinds", (type(self.debias), *map(type, self.distill)))
 
 
 def input_of(teacher: str) -> str:
@@ -133,9 +112,9 @@ def init_params(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(all that trains: the nets' parameters and the methods' own, what the methods remember)."""
     debias_key, distill_key = jax.random.split(_stream(seed, INIT), 2)
-    own, memory = methods.debias.init(spec, debias_key)
+    own, memory = methods.debias.init(shown_to(methods.debias, spec), debias_key)
     distill = {
-        str(i): d.init(spec, jax.random.fold_in(distill_key, i))
+        str(i): d.init(shown_to(d, spec), jax.random.fold_in(distill_key, i))
         for i, d in enumerate(methods.distill)
     }
     params = {"debias": own, "distill": {i: made for i, (made, _) in distill.items()}}
@@ -223,11 +202,12 @@ def _loss(
     `known` is the share of the step's examples whose label is known. To the debiasing method the
     others are padding: the task loss is a mean over those, and KD one over all, in either scope.
     """
-    ours = now.replace(memory=now.memory["debias"])
+    ours = shown_to(methods.debias, now.replace(memory=now.memory["debias"]))
     mix_key, debias_key, *net_keys = jax.random.split(key, 2 + len(params["nets"]))
     real, own = batch["real"], labelled(batch)
-    shown, edits = methods.debias.prepare(batch | {"real": own}, ours, mix_key)
-    batch = shown | {"real": real}
+    shown = shown_to(methods.debias, batch | {"real": own})
+    shown, edits = methods.debias.prepare(shown, ours, mix_key)
+    batch = batch | shown | {"real": real}
     save = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
     outputs, new_stats = {}, {}
     for net_key, name in zip(net_keys, params["nets"]):
@@ -246,8 +226,9 @@ def _loss(
     distill, penalty, metrics = jnp.zeros_like(task), jnp.zeros((), task.dtype), {}
     memory = {"distill": {}}
     for i, distiller in enumerate(methods.distill):
-        its = now.replace(memory=now.memory["distill"][str(i)])
-        kd = distiller(student, answers, batch, params["distill"][str(i)], its)
+        its = shown_to(distiller, now.replace(memory=now.memory["distill"][str(i)]))
+        seen = shown_to(distiller, batch)
+        kd = distiller(student, answers, seen, params["distill"][str(i)], its)
         memory["distill"][str(i)] = kd.memory
         distill += distiller.weight * kd.per_example
         penalty += distiller.weight * kd.penalty

@@ -53,7 +53,8 @@ def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
         "real": np.ones(rows, np.float32),
         "tables": {
             "teacher_logits": {"logits": rng.normal(size=(rows, CLASSES)).astype(np.float32)},
-            "mistakes": {"mistake": rng.integers(0, 2, rows).astype(np.float32)},
+            "mistakes": {"mistake": (mistake := rng.integers(0, 2, rows).astype(np.float32))},
+            "early_mistakes": {"mistake": mistake},
             "bias": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
             "erm": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
         },

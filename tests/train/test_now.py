@@ -1,5 +1,6 @@
 """What a method is told: step, length of the run, counts, its own memory; and that it is kept."""
 
+import functools
 import pathlib
 import sys
 
@@ -83,6 +84,41 @@ def test_every_hook_is_told_and_memory_flows_through_micro_batches(monkeypatch, 
     }
     compile_step.cache_clear()
     assert len(traces) == 1
+
+
+@struct.dataclass
+class Blind(Debiaser):
+    """May see no attributes, and looks for them."""
+
+    def prepare(self, batch, now, key):
+        assert not {"attribute", "group"} & batch.keys()
+        return super().prepare(batch, now, key)
+
+    def __call__(self, terms, outputs, batch, params, now, key):
+        assert not {"attribute", "group"} & batch.keys()
+        return super().__call__(terms, outputs, batch, params, now, key)
+
+
+@struct.dataclass
+class Sighted(Distiller):
+    """May see them, and needs them."""
+
+    sees_attributes = True
+
+    def __call__(self, student, teachers, batch, params, now):
+        assert {"attribute", "group"} <= batch.keys()
+        return super().__call__(student, teachers, batch, params, now)
+
+
+def test_attributes_that_a_distiller_sees_are_hidden_from_other_methods():
+    """While the step is traced: what a batch holds is static."""
+    hidden = registry.build("distill", {"name": "none"})
+    methods, program = s.methods(Blind(), (Sighted(), hidden)), s.program(s.small_net("resnet"))
+    nets = {"student": jax.eval_shape(program.student.init, jax.random.key(0))}
+    given, seed = (methods, s.numbers(), s.NOW, s.batch()), np.uint32(0)
+    state = jax.eval_shape(functools.partial(step_module.init_state, program), *given, nets, seed)
+    jax.eval_shape(functools.partial(step_module.train_step, program), state, *given, {}, seed)
+    assert methods.sees_attributes and not s.methods(Blind(), (hidden,)).sees_attributes
 
 
 FEW = Data(  # so that each comes several times

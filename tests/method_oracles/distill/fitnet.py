@@ -1,28 +1,27 @@
-"""Vectors whole; of convolutional cases the loss alone, for our regressor has no BatchNorm."""
+"""Vectors by the dense regressor, maps by the normalised one, whose convolution needs no bias."""
 
 import jax
 import jax.numpy as jnp
-from method_oracles.cases import Case, make_now, make_spec, tap
+from method_oracles.cases import Case
+from method_oracles.features import NAME, PAIR, kernel, loss_of, met, value_and_grad
 
 from fairkd_jax.distill.hidden import Hidden
 
-READS = ("regressed", "grad_fs")  # outputs: of cases that we cover in part
-
 
 def adapt(case: Case):
-    x, method = case.x, Hidden(pairs=(("a", "b"),))
-    spec = make_spec(student=tap("a", x["fs"]), teachers=(tap("b", x["ft"]),))
-    (name,) = method.init(spec, jax.random.key(0))[0]  # the key of the only projection
+    x = case.x
+    if "W" in x:
+        method = Hidden(pairs=PAIR)
 
-    def loss(fs, kernel, bias):
-        params = {name: {"kernel": kernel, "bias": bias}}
-        kd = method(tap("a", fs), (tap("b", x["ft"]),), {}, params, make_now())
-        return jnp.mean(kd.per_example)
+        def loss(fs, weight):
+            params = {NAME: {"kernel": weight.T, "bias": x["b"]}}
+            return loss_of(method, [fs], [x["ft"]], params)
 
-    if "W" not in x:
-        x["ft"] = jnp.moveaxis(x["ft"], 1, -1)
-        size = x["ft"].shape[-1]
-        ours = jnp.moveaxis(x["regressed"], 1, -1)
-        return {"loss": loss(ours, jnp.eye(size, dtype=case.dtype), jnp.zeros(size, case.dtype))}
-    value, (fs, kernel) = jax.value_and_grad(loss, (0, 1))(x["fs"], x["W"].T, x["b"])
-    return {"loss": value, "grad_fs": fs, "grad_W": kernel.T}
+        value, (fs, weight) = jax.value_and_grad(loss, (0, 1))(x["fs"], x["W"])
+        return {"loss": value, "grad_fs": fs, "grad_W": weight}
+
+    method = Hidden(pairs=PAIR, regressor="normalised")
+    own = {"kernel": kernel(x["conv_weight"]), "scale": x["bn_weight"], "bias": x["bn_bias"]}
+    value, grad = value_and_grad(method, x, {NAME: own})
+    regressed, _ = method.regress(own, met(x["fs"], x["ft"]))
+    return {"loss": value, "grad_fs": grad, "regressed": jnp.moveaxis(regressed, -1, 1)}
