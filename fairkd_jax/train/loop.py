@@ -39,7 +39,7 @@ from fairkd_jax.train.step import (
     teachers_of,
 )
 from fairkd_jax.train.trackers import Tracker
-from fairkd_jax.types import Path, TrainState
+from fairkd_jax.types import Path, TrainState, schedule, with_numbers
 
 SCOPES = ("total", "task")
 
@@ -123,7 +123,9 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         debias=registry.build("debias", config.debias),
         distill=tuple(registry.build("distill", d) for d in config.distill),
         task_weight=mix.task_weight,
-        kd_weight=mix.kd_weight,
+        kd_weight=schedule(mix.kd_weight, "mix.kd_weight")
+        if isinstance(mix.kd_weight, Mapping)
+        else mix.kd_weight,
         label_smoothing=train.label_smoothing or None,
         scope=mix.scope,
         shares=teachers_of(mix),
@@ -132,6 +134,12 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         raise ValueError(
             f"debias {config.debias['name']!r} couples the examples of a batch: its loss is no "
             f"mean over micro-batches, so train.accumulate = {train.accumulate} must be 1"
+        )
+    coupling = [d["name"] for d, m in zip(config.distill, methods.distill) if m.couples_examples]
+    if coupling and train.accumulate > 1:
+        raise ValueError(
+            f"distill {coupling} couples the examples of a batch: its loss is no mean over "
+            f"micro-batches, so train.accumulate = {train.accumulate} must be 1"
         )
     reads = {d.reads for d in methods.distill} - {"nothing"}
     if reads and not teachers:
@@ -182,8 +190,10 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
     }
     spec = make_spec(program, methods, drawn.now_of(config, methods), batch)
     methods.debias.check(spec)
-    for distiller in methods.distill:
-        distiller.check(spec)
+    ends = [with_numbers(methods, lambda number, e=e: getattr(number, e)) for e in ("end", "start")]
+    for methods in ends:
+        for distiller in methods.distill:
+            distiller.check(spec)
     names = ("student", *methods.debias.extra_nets)
     params, _ = jax.eval_shape(
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
