@@ -183,6 +183,11 @@ def _excess(
     return jnp.sum(jnp.where(small, series, other), axis=1)
 
 
+def of_real(x: Float[Array, "B *rest"], batch: dict) -> Float[Array, "B *rest"]:
+    """`x` with zeros in padding rows: for what meets other rows, for these may hold anything."""
+    return jnp.where(batch["real"].reshape(-1, *[1] * (x.ndim - 1)) > 0, x, 0)
+
+
 def masked_mean(values: Float[Array, "B"], mask: Float[Array, "B"]) -> Float[Array, ""]:
     """Mean of `values` over rows with mask 1; 0 where there are none. Fractions weigh.
 

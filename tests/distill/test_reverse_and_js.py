@@ -86,6 +86,6 @@ def test_second_derivatives_are_those_of_the_plain_formula():
         for kind in KINDS:
             ours, theirs = (
                 jax.jit(jax.hessian(lambda s, f=f: jnp.sum(f(teacher, s))))(student)
-                for f in (lambda t, s: KINDS[kind](t, s, 2.0), functools.partial(plain, kind))
+                for f in (lambda t, s, k=kind: KINDS[k](t, s, 2.0), functools.partial(plain, kind))
             )
             np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-9)
