@@ -74,7 +74,7 @@ def real_tokens(student: Outputs, teacher: Outputs, like: Array) -> Float[JaxArr
     mask = jnp.ones(like.shape[:2], jnp.float32)
     for net in (student, teacher):
         mask = mask if net.mask is None else mask * net.mask
-    return mask
+    return jax.lax.stop_gradient(mask)
 
 
 def relation(x: Float[JaxArray, "B T N H"], heads: int) -> Float[JaxArray, "B R T T"]:
