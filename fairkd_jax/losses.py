@@ -98,7 +98,7 @@ def jensen_shannon_divergence(
     student_logits: Float[Array, "B C"],
     temperature: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "B"]:
-    """`(KL(p || m) + KL(q || m)) / 2`, m = (p + q) / 2: at most log 2 (Lin 1991, eq. 4.1).
+    """`(KL(p || m) + KL(q || m)) / 2`, m = (p + q) / 2: at most log 2 (Lin, 1991).
 
     As precise; no gradient to teacher or T. With 2h = log q - log p it is the sum over classes of
     sqrt(p q) (h sinh h - cosh h log cosh h), whose terms are all positive.
@@ -183,21 +183,17 @@ def _excess(
     return jnp.sum(jnp.where(small, series, other), axis=1)
 
 
-def of_real(x: Float[Array, "B *rest"], batch: dict) -> Float[Array, "B *rest"]:
-    """`x` with zeros in padding rows: for what meets other rows, for these may hold anything."""
-    return jnp.where(batch["real"].reshape(-1, *[1] * (x.ndim - 1)) > 0, x, 0)
-
-
 def masked_mean(values: Float[Array, "B"], mask: Float[Array, "B"]) -> Float[Array, ""]:
     """Mean of `values` over rows with mask 1; 0 where there are none. Fractions weigh.
 
     Rows with mask 0 may hold NaN or infinity, and get gradient 0.
     """
-    return jnp.sum(_of_rows(values, mask) * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+    return jnp.sum(of_rows(values, mask) * mask) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
-def _of_rows(values: Float[Array, "B"], mask: Float[Array, "B"]) -> Float[Array, "B"]:
-    return jnp.where(mask == 0, 0, values)  # a product with 0 would keep NaN
+def of_rows(values: Float[Array, "B *rest"], mask: Float[Array, "B"]) -> Float[Array, "B *rest"]:
+    """`values`, 0 in rows with mask 0, which may hold anything: a product would keep NaN."""
+    return jnp.where(mask.reshape(-1, *[1] * (values.ndim - 1)) == 0, 0, values)
 
 
 def group_sums(
@@ -209,7 +205,7 @@ def group_sums(
     """
     member = jax.nn.one_hot(group, num_groups, dtype=jnp.float32) * mask[:, None]
     # without "highest", accelerators round the values to bfloat16 or tf32
-    sums = jnp.matmul(_of_rows(values, mask), member, precision="highest")
+    sums = jnp.matmul(of_rows(values, mask), member, precision="highest")
     return sums, jnp.sum(member, axis=0)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
 from fairkd_jax.distill.base import Distiller, mean_over, require_teachers, shares
-from fairkd_jax.losses import kl_divergence, of_real
+from fairkd_jax.losses import kl_divergence, of_rows
 from fairkd_jax.types import KD, Array, Batch, Spec
 
 MOST_STEPS = 200  # of the solver; a handful of teachers takes some ten
@@ -74,7 +74,7 @@ class AEKD(Distiller):
     def weights(self, student: Array, teachers: list[Array], batch: Batch) -> Float[JaxArray, "M"]:
         """Of the teachers with these logits [B, C]; sums to 1. The mean is over real examples."""
         p, *q = (jax.nn.softmax(z / self.temperature) for z in (student, *teachers))
-        slopes = jnp.stack([jnp.mean(of_real(p - x, batch), axis=0) for x in q])
+        slopes = jnp.stack([jnp.mean(of_rows(p - x, batch["real"]), axis=0) for x in q])
         size = jnp.linalg.norm(slopes, axis=1)
         size = jnp.maximum(size, jnp.finfo(size.dtype).eps * jnp.maximum(jnp.max(size), 1e-20))
         if not self.normalise:

@@ -41,8 +41,10 @@ def meet(student: Sequence[str], teacher: Sequence[str], layers: Layers = ()) ->
 def check(
     spec: Spec, method: str, *kinds: str, layers: Layers = (), stack: str = "enc"
 ) -> tuple[tuple[str, Outputs], ...]:
-    """Raises ValueError without a teacher, for a net without such intermediates, or for other
-    numbers of heads or tokens in what is compared as it is (scores); UnknownName for a block.
+    """All nets, each with its place in messages.
+
+    Raises ValueError without a teacher or for a net without such intermediates, UnknownName for a
+    block in `layers` that is not there.
     """
     if not spec.teachers:
         raise ValueError(f"distill.{method} needs a teacher: there is none")
@@ -51,8 +53,8 @@ def check(
         there = names(net, kinds[0], stack)
         if any(not names(net, kind, stack) for kind in kinds):
             raise ValueError(
-                f"distill.{method} reads {', '.join(kinds)} of a transformer's blocks, as bert, t5 "
-                f"and vit have them: the {place} has none"
+                f"distill.{method} reads {', '.join(map(repr, kinds))} of a transformer's blocks, "
+                f"as bert, t5 and vit have them: the {place} has none"
             )
         for block in (pair[place != "student"] for pair in layers):
             if block not in there:
@@ -78,7 +80,7 @@ def real_tokens(student: Outputs, teacher: Outputs, like: Array) -> Float[JaxArr
 
 
 def relation(x: Float[JaxArray, "B T N H"], heads: int) -> Float[JaxArray, "B R T T"]:
-    """Scaled dot products of tokens' vectors, cut anew into `heads` (arXiv 2012.15828, eq. 5)."""
+    """Scaled dot products of tokens' vectors, cut anew into `heads` (arXiv 2012.15828)."""
     x = jnp.moveaxis(x.reshape(*x.shape[:2], heads, -1), 2, 1)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     scores = jnp.matmul(x, x.swapaxes(2, 3), preferred_element_type=dtype)

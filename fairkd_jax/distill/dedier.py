@@ -13,7 +13,7 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
 from fairkd_jax.distill.base import Distiller, mean_over, require_teachers
-from fairkd_jax.losses import kl_divergence, labelled, masked_mean, of_real, task_loss
+from fairkd_jax.losses import kl_divergence, labelled, masked_mean, of_rows, task_loss
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import KD, Array, Batch, Outputs, Spec
 
@@ -26,7 +26,7 @@ class DeDiER(Distiller):
 
     Weights are of the head as it is, so none is stale; they are 1 in the first `wait` of the run,
     while it learns (paper and reimplementation: first and anew after some epochs). Beyond two
-    classes the margin is ours. The head reads no gradient back into the net.
+    classes the margin is ours. The head sends no gradient into the net; its loss is a penalty.
     """
 
     reads = "logits"
@@ -68,7 +68,7 @@ class DeDiER(Distiller):
 
     def readout(self, student: Outputs, head: dict[str, Array], batch: Batch) -> Array:
         """Logits of the early head, [B, C]: of the mean over real tokens, or over the map."""
-        x = jax.lax.stop_gradient(of_real(student.taps[self._tap(student)], batch))
+        x = jax.lax.stop_gradient(of_rows(student.taps[self._tap(student)], batch["real"]))
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if x.ndim == 3 and student.mask is not None and student.mask.shape == x.shape[:2]:
             mask = student.mask[:, :, None]

@@ -1,4 +1,4 @@
-"""DIST: correlation in the place of divergence (arXiv 2205.10536, eq. 7-10).
+"""DIST: correlation in the place of divergence (arXiv 2205.10536).
 
 `beta (1 - r(p_t, p_s))` over classes of an example, and `gamma (1 - r)` over examples of a class,
 r Pearson's correlation; with probabilities at temperature T, times `T^2`.
@@ -11,7 +11,7 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
 from fairkd_jax.distill.base import Distiller, mean_over, require_teachers
-from fairkd_jax.losses import of_real
+from fairkd_jax.losses import of_rows
 from fairkd_jax.types import KD, Array, Batch, Spec
 
 EPSILON = 1e-8  # added to the product of norms, as in the authors' code
@@ -56,7 +56,7 @@ class DIST(Distiller):
     def terms(self, teacher: Array, student: Array, batch: Batch) -> tuple[Array, Array]:
         """(1 - r over classes, [B]; the mean over classes of 1 - r over real examples)."""
         rows, logits = batch["real"][:, None], (jax.lax.stop_gradient(teacher), student)
-        p, q = (jax.nn.softmax(of_real(z, batch) / self.temperature) for z in logits)
+        p, q = (jax.nn.softmax(of_rows(z, batch["real"]) / self.temperature) for z in logits)
         inter = 1 - correlation(p, q, jnp.ones_like(rows), axis=1)
         return inter, jnp.mean(1 - correlation(p, q, rows, axis=0))
 

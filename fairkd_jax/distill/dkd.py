@@ -29,7 +29,7 @@ def decoupled(
 
 @struct.dataclass
 class DKD(Distiller):
-    """The authors let the loss rise over 20 of 240 epochs: `weight` {"from": 0, "to": 1, ...}.
+    """The authors let the loss rise over 20 epochs: `weight` = {"from": 0.0, "to": 1.0, ...}.
 
     Examples without a known label have the divergence that is not decoupled.
     """

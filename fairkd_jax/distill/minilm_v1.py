@@ -1,4 +1,4 @@
-"""MiniLM: attention and value relations of the last block (arXiv 2002.10957, eq. 6-9).
+"""MiniLM: attention and value relations of the last block (arXiv 2002.10957).
 
 `KL(A_t || A_s) + KL(R_t || R_s)`, A the attention distributions, `R = softmax(V V^T / sqrt(H))`,
 each a mean over heads and queries. Both nets have as many heads; widths and depths may differ.

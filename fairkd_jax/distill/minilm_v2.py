@@ -1,4 +1,4 @@
-"""MiniLMv2: relations of queries, keys and values (arXiv 2012.15828, eq. 5-7).
+"""MiniLMv2: relations of queries, keys and values (arXiv 2012.15828).
 
 `sum_r w_r KL(softmax(R_t) || softmax(R_s))`, `R = X X^T / sqrt(H)` for X the queries, keys, values
 of a block, cut into as many relation heads in both nets: heads, widths and depths may differ.

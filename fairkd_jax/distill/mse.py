@@ -1,6 +1,6 @@
-"""Regression of logits: `|z_s - z_t|^2 / C`, the mean over classes (arXiv 2105.08919, section 3.1).
+"""Regression of logits: `|z_s - z_t|^2 / C`, the mean over classes (arXiv 2105.08919).
 
-Ba and Caruana (arXiv 1312.6184, eq. 1) have half of the sum, C / 2 times this: mind the weight.
+Ba and Caruana (arXiv 1312.6184) have half of the sum, C / 2 times this: mind the weight.
 """
 
 import jax

@@ -11,7 +11,7 @@ from flax import struct
 
 from fairkd_jax.distill import blocks
 from fairkd_jax.distill.base import Distiller, mean_over
-from fairkd_jax.losses import of_real
+from fairkd_jax.losses import of_rows
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import KD, Array, Outputs, Spec
 
@@ -76,7 +76,7 @@ class PKD(Distiller):
         for k, teacher in enumerate(teachers):
             ours, theirs = self.states(student, teacher)
             if dense := params.get(f"teacher{k}"):
-                ours = of_real(ours, batch) @ dense["kernel"] + dense["bias"]
+                ours = of_rows(ours, batch["real"]) @ dense["kernel"] + dense["bias"]
             square = (normalised(ours) - normalised(theirs)) ** 2
             losses.append(getattr(jnp, self.reduction)(square, axis=(1, 2)))
         return KD(per_example=mean_over(teachers, losses), penalty=jnp.zeros(()))

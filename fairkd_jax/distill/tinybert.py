@@ -1,4 +1,4 @@
-"""TinyBERT: attention scores and hidden states of blocks that meet (arXiv 1909.10351, eq. 7-9).
+"""TinyBERT: attention scores and hidden states of blocks that meet (arXiv 1909.10351).
 
 `sum over blocks of MSE(scores) + sum over embeddings and blocks of MSE(h_s W, h_t)`: scores before
 softmax, those below -100 (masked) taken as 0 in both nets as in the authors' code, one W for all
@@ -11,7 +11,7 @@ from flax import struct
 
 from fairkd_jax.distill import blocks
 from fairkd_jax.distill.base import Distiller, mean_over
-from fairkd_jax.losses import of_real
+from fairkd_jax.losses import of_rows
 from fairkd_jax.types import KD, Array, Outputs, Spec
 
 EMBED = r"(?:enc/)?embed"
@@ -70,7 +70,9 @@ class TinyBERT(Distiller):
         states = [(_embed(student), _embed(teacher)), *((f"{s}/out", f"{t}/out") for s, t in pairs)]
         hidden = sum(
             _mean_square(
-                of_real(student.taps[s], batch) @ dense["kernel"] + dense["bias"] - teacher.taps[t],
+                of_rows(student.taps[s], batch["real"]) @ dense["kernel"]
+                + dense["bias"]
+                - teacher.taps[t],
                 mask[:, :, None],
             )
             for s, t in states

@@ -48,7 +48,7 @@ def test_a_divergence_that_is_none_is_named(option, value):
 
 
 def test_distillation_is_the_label_and_the_rest_as_the_teacher_weighs_it():
-    """`KD = TCKD + (1 - p_y) NCKD` (arXiv 2203.08679, eq. 5)."""
+    """`KD = TCKD + (1 - p_y) NCKD` (arXiv 2203.08679)."""
     method, label = DKD(temperature=3.0), batch()["label"]
     teacher = TEACHERS[0].logits
     tckd, nckd = method.terms(teacher, STUDENT.logits, label)
