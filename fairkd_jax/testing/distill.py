@@ -37,9 +37,9 @@ def outputs(width: int, seed: int, rows: int = 6, more: str = "", name: str = ""
 
     features = draw(width)
     taps = {"features": features, "block00/out": draw(TOKENS, width), "stem": draw(2, 2, width)}
-    there = {tap: shape for tap, shape in inside(width).items() if re.fullmatch(more, tap)}
-    if not there:  # of a family of its own: whole names
-        there = dict.fromkeys(filter(None, more.split("|")), (TOKENS, width))
+    own = [tap for tap in more.split("|") if re.fullmatch(r"[\w/]+", tap)]  # whole names
+    there = dict.fromkeys(own, (TOKENS, width)) | inside(width)
+    there = {tap: shape for tap, shape in there.items() if re.fullmatch(more, tap)}
     taps |= {tap: draw(*shape) for tap, shape in there.items() if tap not in taps}
     mask = jnp.asarray(np.arange(TOKENS) < r.randint(1, TOKENS + 1, (rows, 1)), jnp.float32)
     return Outputs(draw(CLASSES), features, taps, mask, name=name)
