@@ -60,7 +60,7 @@ class Mix:
     """
 
     task_weight: float = 1.0
-    kd_weight: float = 1.0
+    kd_weight: Any = dataclasses.field(default=1.0, metadata={"or_mapping": True})  # or a schedule
     scope: str = "total"
     teachers: Mapping[str, Any] = later({}, unsaid=True)  # weights of named ones; left out: 1.0
 

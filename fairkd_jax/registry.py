@@ -236,9 +236,12 @@ def build(room: str, spec: Mapping[str, Any]) -> Any:
     for key, value in options.items():
         if key not in fields:
             raise UnknownName(key, f"option of {room} plugin {name!r}{where}:", fields)
-        default = fields[key].default
+        default, place = fields[key].default, f"{room}.{name}.{key}{where}"
+        if isinstance(default, float) and isinstance(value, Mapping) and hasattr(cls, "schedule"):
+            options[key] = cls.schedule(value, place)
+            continue
         value = freeze(value) if isinstance(default, tuple) else value
-        options[key] = check_type(value, default, f"{room}.{name}.{key}{where}")
+        options[key] = check_type(value, default, place)
     try:
         return cls(**options)
     except (ValueError, OSError):  # what a plugin itself says of its options

@@ -41,7 +41,7 @@ from fairkd_jax.train.step import (
     teachers_of,
 )
 from fairkd_jax.train.trackers import Tracker
-from fairkd_jax.types import Path, TrainState
+from fairkd_jax.types import Path, TrainState, schedule, with_numbers
 
 SCOPES = ("total", "task")
 
@@ -125,7 +125,9 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         debias=registry.build("debias", config.debias),
         distill=tuple(registry.build("distill", d) for d in config.distill),
         task_weight=mix.task_weight,
-        kd_weight=mix.kd_weight,
+        kd_weight=schedule(mix.kd_weight, "mix.kd_weight")
+        if isinstance(mix.kd_weight, Mapping)
+        else mix.kd_weight,
         label_smoothing=train.label_smoothing or None,
         scope=mix.scope,
         shares=teachers_of(mix),
@@ -186,8 +188,10 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
         if net is None
     }
     spec = make_spec(program, methods, drawn.now_of(config, methods, {}), batch)
-    for method in methods.all:
-        method.check(shown_to(method, spec))
+    ends = [with_numbers(methods, lambda number, e=e: getattr(number, e)) for e in ("end", "start")]
+    for methods in ends:
+        for method in methods.all:
+            method.check(shown_to(method, spec))
     names = ("student", *methods.debias.extra_nets)
     params, _ = jax.eval_shape(
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),

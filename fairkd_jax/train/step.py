@@ -23,7 +23,7 @@ from fairkd_jax.losses import labelled, masked_mean
 from fairkd_jax.models.net import Net
 from fairkd_jax.train import optim
 from fairkd_jax.train.methods import Methods, shown_to
-from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState
+from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState, with_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Program:
 def input_of(teacher: str) -> str:
     """What a teacher is called among a stage's inputs; "" is the one that needs no name."""
     return f"teacher.{teacher}".removesuffix(".")
+
+
+def _called(name: str) -> str:
+    return name.partition(".")[2]  # of an input
 
 
 def teachers_of(mix: Mix) -> dict[str, float | None]:
@@ -82,7 +86,7 @@ def _teacher_outputs(
             out = Outputs(logits=batch["tables"][table_of(name)]["logits"])
         else:
             out, _ = net.apply(teachers[name], batch, train=False, save=save, edits=edits)
-        outputs.append(out.replace(share=methods.shares.get(name)))
+        outputs.append(out.replace(share=methods.shares.get(name), name=_called(name)))
     return jax.lax.stop_gradient(tuple(outputs))
 
 
@@ -96,9 +100,9 @@ def make_spec(program: Program, methods: Methods, now: Now, batch: Batch) -> Spe
         label_counts=now.label_counts,
         student=program.student.shapes(shapes, student_taps),
         teachers=tuple(
-            net.shapes(shapes, teacher_taps)
+            net.shapes(shapes, teacher_taps).replace(name=_called(name))
             if net is not None
-            else Outputs(logits=shapes["tables"][table_of(name)]["logits"])
+            else Outputs(shapes["tables"][table_of(name)]["logits"], name=_called(name))
             for name, net in program.teachers
         ),
         num_classes=program.student.num_classes,
@@ -132,6 +136,7 @@ def init_state(
     seed: Array,
 ) -> TrainState:
     """A fresh state around the variables of the trained nets. `batch` gives shapes only."""
+    methods = with_numbers(methods, lambda number: number.start)
     spec = make_spec(program, methods, now, batch)
     params, memory = init_params(methods, spec, {k: v["params"] for k, v in nets.items()}, seed)
     state = TrainState(
@@ -202,6 +207,7 @@ def _loss(
     `known` is the share of the step's examples whose label is known. To the debiasing method the
     others are padding: the task loss is a mean over those, and KD one over all, in either scope.
     """
+    methods = with_numbers(methods, lambda number: number.at(now))
     ours = shown_to(methods.debias, now.replace(memory=now.memory["debias"]))
     mix_key, debias_key, *net_keys = jax.random.split(key, 2 + len(params["nets"]))
     real, own = batch["real"], labelled(batch)
@@ -232,6 +238,7 @@ def _loss(
         memory["distill"][str(i)] = kd.memory
         distill += distiller.weight * kd.per_example
         penalty += distiller.weight * kd.penalty
+        task = task if kd.task_weight is None else kd.task_weight * task
         metrics |= {f"distill{i}/{k}": v for k, v in kd.metrics.items()}
     inside = 1.0 if methods.scope == "total" else 0.0
     total = methods.task_weight * task + inside * methods.kd_weight * known * distill
