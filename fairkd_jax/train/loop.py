@@ -26,6 +26,7 @@ from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import drawn, log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
 from fairkd_jax.train.feed import Feed
+from fairkd_jax.train.passes import trained_nets
 from fairkd_jax.train.step import (
     Methods,
     Program,
@@ -184,10 +185,10 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
     methods.debias.check(spec)
     for distiller in methods.distill:
         distiller.check(spec)
-    names = ("student", *methods.debias.extra_nets)
+    nets = trained_nets(program.student, methods.debias).items()
     params, _ = jax.eval_shape(
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
-        dict.fromkeys(names, program.student.variable_shapes()["params"]),
+        {name: net.variable_shapes()["params"] for name, net in nets},
     )
     optim.labels(params, program.rule.trainable)
     numbers = optim.numbers(config.optim, config.optim.learning_rate)
