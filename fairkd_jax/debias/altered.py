@@ -4,6 +4,8 @@
 of texts have "segments", 0 on the first text and 1 on the second, one after the other.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,7 +83,69 @@ def other_premise(inputs: Inputs, partner: Int[JaxArray, "B"], hypothesis: str) 
     return _by_token(inputs, joined)
 
 
-def _by_token(inputs: Inputs, change) -> Inputs:
+def shuffled(inputs: Inputs, real: Float[JaxArray, "B"], key: JaxArray, grid: int) -> Inputs:
+    """Tokens in a random order within their text, or the patches of an image.
+
+    The first token of a row and the last of each text, which may be special, stay.
+    """
+    movable, text = _pieces(inputs, grid)
+    rank, place = jnp.cumsum(movable, axis=1) - 1, jnp.arange(movable.shape[1])
+    scores = jnp.where(movable, text + draws(real, key, movable.shape[1]), jnp.inf)
+    order = jnp.argsort(scores, axis=1)  # a text's movable pieces, shuffled, then the next one's
+    source = jnp.where(movable, jnp.take_along_axis(order, rank, axis=1), place)
+    return _by_piece(inputs, grid, lambda x: jnp.take_along_axis(x, _like(source, x), axis=1))
+
+
+def dropped(
+    inputs: Inputs, real: Float[JaxArray, "B"], key: JaxArray, grid: int, rate: Array
+) -> Inputs:
+    """Without a share `rate` of the tokens that `shuffled` moves, which are masked and 0.
+
+    Or of the patches of an image, which then are 0: the colour that the view calls its mean.
+    """
+    movable, _ = _pieces(inputs, grid)
+    gone = movable & (draws(real, key, movable.shape[1]) < rate)
+    return _by_piece(inputs, grid, lambda x: jnp.where(_like(gone, x), 0, x))
+
+
+def check_pieces(spec: Spec, method: str, grid: int) -> None:
+    """Raises ValueError where the student reads neither texts nor images that `grid` divides."""
+    if "mask" in spec.inputs:
+        return
+    if "pixels" not in spec.inputs:
+        raise ValueError(
+            f"{method} alters texts with a 'mask', or 'pixels': the student reads "
+            f"{sorted(spec.inputs)}"
+        )
+    height, width = spec.inputs["pixels"].shape[1:3]
+    if grid < 1 or height % grid or width % grid:
+        raise ValueError(f"{method}: grid = {grid} does not divide images of {height} x {width}")
+
+
+def _pieces(inputs: Inputs, grid: int) -> tuple[Bool[JaxArray, "B P"], Int[JaxArray, "B P"]]:
+    """(which pieces may be altered, the text that they are of); patches row by row."""
+    if "mask" not in inputs:
+        shape = len(inputs["pixels"]), grid**2
+        return jnp.ones(shape, bool), jnp.zeros(shape, jnp.int32)
+    real = inputs["mask"] > 0
+    text = inputs.get("segments", jnp.zeros_like(inputs["mask"]))
+    follows = real[:, 1:] & (text[:, 1:] == text[:, :-1])
+    last = ~jnp.pad(follows, ((0, 0), (0, 1)))
+    return real & ~last & (jnp.arange(real.shape[1]) > 0), text
+
+
+def _by_piece(inputs: Inputs, grid: int, change: Callable) -> Inputs:
+    if "mask" in inputs:
+        return _by_token(inputs, change)
+    shape = inputs["pixels"].shape
+    rows, height, width, channels = shape
+    cells = rows, grid, height // grid, grid, width // grid, channels
+    patches = inputs["pixels"].reshape(cells).swapaxes(2, 3)
+    changed = change(patches.reshape(rows, grid**2, -1)).reshape(patches.shape)
+    return dict(inputs) | {"pixels": changed.swapaxes(2, 3).reshape(shape)}
+
+
+def _by_token(inputs: Inputs, change: Callable) -> Inputs:
     """The inputs with `change` of each array that has an entry a token."""
     shape = inputs["mask"].shape
     return {k: change(x) if x.shape[:2] == shape else x for k, x in inputs.items()}
