@@ -140,7 +140,7 @@ class Spec:
     num_classes: int = struct.field(pytree_node=False, default=2)
     num_attributes: int = struct.field(pytree_node=False, default=2)
     num_examples: int = struct.field(pytree_node=False, default=0)  # ids of the split are below it
-    inputs: dict[str, Array] = struct.field(default_factory=dict)  # of a batch: what students read
+    inputs: dict[str, Array] = struct.field(default_factory=dict)  # the student's view of a batch
 
     @property
     def num_groups(self) -> int:

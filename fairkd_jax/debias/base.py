@@ -45,7 +45,7 @@ class Debiaser:
     def check(self, spec: Spec) -> None:
         """Raises ValueError before any compute where the method cannot work on these data.
 
-        `spec.group_counts` and `spec.label_counts` are concrete here.
+        Counts are concrete here and, where data are there, `spec.inputs`, those of some batch.
         """
 
     def check_tables(self, tables: Mapping[str, Mapping[str, np.ndarray]]) -> None:

@@ -5,6 +5,7 @@ of each input, with U uniform. Its code is not published and its README gives th
 the form of L_con, all weights and what is corrupted how much are ours.
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 import jax
@@ -105,7 +106,7 @@ class FairFlow(Debiaser):
     @property
     def taps(self) -> str:
         """Where it zeroes, so that a wrong name is known before training."""
-        return self.tap.replace(".", r"\.") if "zero" in self.views else ""
+        return re.escape(self.tap) if "zero" in self.views else ""
 
     def check(self, spec: Spec) -> None:
         """Raises UnknownName for a view that is not there, ValueError for none or a wrong number,
