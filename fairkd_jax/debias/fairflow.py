@@ -33,19 +33,19 @@ class Zero:
         return jnp.where(draws(self.real, self.key, *x.shape[1:]) < self.rate, 0, x)
 
 
-def shuffle(method: "FairFlow", inputs: dict[str, Array], batch: Batch, key: JaxArray) -> Pass:
+def _shuffle(method: "FairFlow", inputs: dict[str, Array], batch: Batch, key: JaxArray) -> Pass:
     return Pass(shuffled(inputs, batch["real"], key, method.grid))
 
 
-def drop(method: "FairFlow", inputs: dict[str, Array], batch: Batch, key: JaxArray) -> Pass:
+def _drop(method: "FairFlow", inputs: dict[str, Array], batch: Batch, key: JaxArray) -> Pass:
     return Pass(dropped(inputs, batch["real"], key, method.grid, method.rate))
 
 
-def zero(method: "FairFlow", inputs: dict[str, Array], batch: Batch, key: JaxArray) -> Pass:
+def _zero(method: "FairFlow", inputs: dict[str, Array], batch: Batch, key: JaxArray) -> Pass:
     return Pass(inputs, {method.tap: Zero(batch["real"], key, method.rate)})
 
 
-VIEWS: Mapping[str, Callable[..., Pass]] = {"shuffle": shuffle, "drop": drop, "zero": zero}
+VIEWS: Mapping[str, Callable[..., Pass]] = {"shuffle": _shuffle, "drop": _drop, "zero": _zero}
 
 
 def undecided(logits: Float[JaxArray, "B C"]) -> Float[JaxArray, "B"]:

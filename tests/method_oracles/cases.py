@@ -35,12 +35,10 @@ def start(method, spec, dtype):
     return jax.tree.map(cast, (params, memory))
 
 
-def reduce(
-    method, z, batch, params, memory, features=None, extra=None, shift=0.0, groups=None, step=0
-):
+def reduce(method, z, batch, params, memory, features=None, extra=None, shift=0.0, groups=None):
     """(loss, (memory, metrics)) of a method on the task's cross-entropy plus `shift`."""
     outputs = {"student": Outputs(z, features), **(extra or {})}
-    now = make_now(memory, groups).replace(step=jnp.int32(step))
+    now = make_now(memory, groups)
     task = method.task(outputs, batch, params, now)
     terms = Terms(task=task, distill=jnp.zeros_like(task), total=task + shift)
     loss, memory, metrics = method(terms, outputs, batch, params, now, jax.random.key(0))
