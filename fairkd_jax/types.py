@@ -71,6 +71,14 @@ class Outputs:
 
 
 @struct.dataclass
+class Pass:
+    """A pass of the student: what it reads of its view, and what replaces its intermediates."""
+
+    inputs: dict[str, Array]  # the arrays of the view, [B, ...]
+    edits: dict[str, Any] = struct.field(default_factory=dict)  # by tap name, see models/tape.py
+
+
+@struct.dataclass
 class TrainState:
     """Everything a training step changes; donated to each step, checkpointed whole.
 
@@ -177,6 +185,7 @@ class Spec:
     num_classes: int = struct.field(pytree_node=False, default=2)
     num_attributes: int = struct.field(pytree_node=False, default=2)
     num_examples: int = struct.field(pytree_node=False, default=0)  # ids of the split are below it
+    inputs: dict[str, Array] = struct.field(default_factory=dict)  # the student's view of a batch
 
     @property
     def num_groups(self) -> int:

@@ -17,8 +17,9 @@ from flax import struct
 
 from fairkd_jax.config import Mix, Stage, TableStage
 from fairkd_jax.losses import masked_mean, task_loss
+from fairkd_jax.models.net import Net
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms
+from fairkd_jax.types import Array, Batch, Now, Outputs, Pass, Spec, Terms
 
 UNITS = ("group", "label")  # of which a batch has a column
 
@@ -27,7 +28,7 @@ UNITS = ("group", "label")  # of which a batch has a column
 class Debiaser:
     """Empirical risk minimisation, and the hooks that methods override."""
 
-    extra_nets: ClassVar[tuple[str, ...]] = ()  # more trained nets, shaped like the student
+    extra_nets: ClassVar[tuple[str, ...]] = ()  # more trained nets, see `extra_net`
     sees_attributes: ClassVar[bool] = False  # may it be given attribute and group at train time?
     couples_examples: ClassVar[bool] = False  # the loss is no mean over examples: no accumulation
     changes_inputs: ClassVar[bool] = False  # a table of the teacher's answers would be stale
@@ -39,7 +40,7 @@ class Debiaser:
 
     @property
     def taps(self) -> str:
-        """Regular expression of the student's intermediates that it reads."""
+        """Regular expression of the intermediates that it reads, of all trained nets."""
         return ""
 
     def stages(self, base: Stage) -> Stage:
@@ -52,7 +53,7 @@ class Debiaser:
     def check(self, spec: Spec) -> None:
         """Raises ValueError before any compute where the method cannot work on these data.
 
-        `spec.group_counts` and `spec.label_counts` are concrete here.
+        Counts are concrete here and, where data are there, `spec.inputs`, those of some batch.
         """
 
     def check_tables(self, tables: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -60,6 +61,13 @@ class Debiaser:
 
         `tables` are those it reads, by table name and column name: [N, ...], a row an example.
         """
+
+    def extra_net(self, student: Net) -> Net:
+        """What an extra net is, with the student's view and labels: unless changed, its equal.
+
+        Its variables, where the student has such, start from the same published weights.
+        """
+        return student
 
     def init(self, spec: Spec, key: Array) -> tuple[dict[str, Any], dict[str, Any]]:
         """(own parameters, own memory)."""
@@ -69,10 +77,26 @@ class Debiaser:
         """The batch to train on, and edits by tap name for every net that reads it."""
         return batch, {}
 
+    def passes(
+        self,
+        inputs: dict[str, Array],
+        outputs: dict[str, Outputs],
+        batch: Batch,
+        now: Now,
+        key: Array,
+    ) -> dict[str, Pass]:
+        """The student's passes, by the names of what they give: "student", and "student/NAME".
+
+        `inputs` is what the student reads of the batch, `outputs` are those of the extra nets. The
+        edits add to those of `prepare`. Teachers see the batch, and statistics of a batch
+        normalisation are kept of the pass "student" alone.
+        """
+        return {"student": Pass(inputs)}
+
     def task(
         self, outputs: dict[str, Outputs], batch: Batch, params: dict[str, Any], now: Now
     ) -> Array:
-        """Task loss of the student by example, float32 [B]; outputs are keyed by net name."""
+        """Task loss of the student by example, float32 [B]; outputs are keyed by net or pass."""
         return task_loss(outputs["student"].logits, batch)
 
     def __call__(

@@ -5,6 +5,8 @@ features ascend on it. `conditional` is CDANN: the discriminator also sees the l
 1711.10455).
 """
 
+from collections.abc import Callable, Iterable, Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -28,10 +30,21 @@ reverse_gradient.defvjp(
 )
 
 
-def discriminate(layers: dict, x: Float[JaxArray, "B D"]) -> Float[JaxArray, "B A"]:
-    """Logits over attributes: dense layers with ReLU between them."""
+def dense_layers(sizes: Sequence[int], keys: Iterable) -> dict[str, dict[str, JaxArray]]:
+    """Parameters of dense layers between each size and the next, a key a layer."""
+    make = jax.nn.initializers.lecun_normal()
+    return {
+        f"layer{i}": {"kernel": make(k, sizes[i : i + 2]), "bias": jnp.zeros(sizes[i + 1])}
+        for i, k in enumerate(keys)
+    }
+
+
+def discriminate(
+    layers: dict, x: Float[JaxArray, "B D"], activation: Callable = jax.nn.relu
+) -> Float[JaxArray, "B A"]:
+    """Logits over attributes or labels: dense layers with an activation between them."""
     for i in range(len(layers)):
-        x = jax.nn.relu(x) if i else x
+        x = activation(x) if i else x
         x = x @ layers[f"layer{i}"]["kernel"] + layers[f"layer{i}"]["bias"]
     return x
 
@@ -63,13 +76,7 @@ class DANN(Debiaser):
         features = spec.student.features.shape[-1]
         sizes = (features, *[self.width] * (self.depth - 1), spec.num_attributes)
         *keys, embed = jax.random.split(key, self.depth + 1)
-        make = jax.nn.initializers.lecun_normal()
-        params = {
-            "discriminator": {
-                f"layer{i}": {"kernel": make(k, sizes[i : i + 2]), "bias": jnp.zeros(sizes[i + 1])}
-                for i, k in enumerate(keys)
-            }
-        }
+        params = {"discriminator": dense_layers(sizes, keys)}
         if self.conditional:
             shape = (spec.num_classes, features)
             params["label_embedding"] = jax.random.normal(embed, shape)

@@ -65,7 +65,8 @@ def attend(
         return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, scale=scale)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     query, keys = (query * scale).transpose(0, 2, 1, 3), key.transpose(0, 2, 3, 1)
-    scores = jnp.matmul(query, keys, preferred_element_type=jnp.float32)
+    precise = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.matmul(query, keys, preferred_element_type=precise)
     if bias is not None:
         scores += bias
     if mask is not None:

@@ -161,7 +161,7 @@ def test_the_task_hook_is_per_example(method):
         pytest.skip("mixes examples before the task loss")
     params, now = tiny_step.start(method)
     batch = batch_for(method)
-    outputs = {n: tiny_step.apply(w, batch, {}, method.taps) for n, w in params["nets"].items()}
+    outputs = tiny_step.outputs(method, params["nets"], batch, {}, now, KEY)
     first = lambda tree: jax.tree.map(lambda x: x[:4], tree)  # noqa: E731
     close(
         first(method.task(outputs, batch, params["debias"], now)),

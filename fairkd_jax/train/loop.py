@@ -28,6 +28,7 @@ from fairkd_jax.train import drawn, log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
 from fairkd_jax.train.feed import Feed
 from fairkd_jax.train.methods import finished, shown_to
+from fairkd_jax.train.passes import trained_nets
 from fairkd_jax.train.step import (
     Methods,
     Program,
@@ -192,10 +193,10 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
     for methods in ends:
         for method in methods.all:
             method.check(shown_to(method, spec))
-    names = ("student", *methods.debias.extra_nets)
+    nets = trained_nets(program.student, methods.debias).items()
     params, _ = jax.eval_shape(
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
-        dict.fromkeys(names, program.student.variable_shapes()["params"]),
+        {name: net.variable_shapes()["params"] for name, net in nets},
     )
     nets = dict(program.teachers) | {"": program.student}
     shapes = {name: net.variable_shapes() for name, net in nets.items() if net}

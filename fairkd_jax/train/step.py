@@ -21,8 +21,9 @@ from fairkd_jax.config import Mix
 from fairkd_jax.data.device import decoded
 from fairkd_jax.losses import labelled, masked_mean
 from fairkd_jax.models.net import Net
-from fairkd_jax.train import optim
+from fairkd_jax.train import optim, passes
 from fairkd_jax.train.methods import Methods, shown_to
+from fairkd_jax.train.passes import trained_nets
 from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState, with_numbers
 
 
@@ -75,6 +76,10 @@ def _taps(*patterns: str) -> str:
     return "|".join(f"(?:{p})" for p in patterns if p)
 
 
+def _student_taps(methods: Methods) -> str:
+    return _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
+
+
 def _teacher_outputs(
     program: Program, methods: Methods, teachers: dict[str, Any], batch: Batch, edits: dict
 ) -> tuple[Outputs, ...]:
@@ -93,12 +98,12 @@ def _teacher_outputs(
 def make_spec(program: Program, methods: Methods, now: Now, batch: Batch) -> Spec:
     """What methods may know when they make their parameters; counts may be traced or concrete."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    student_taps = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
     teacher_taps = _taps(*[d.teacher_taps for d in methods.distill])
     return Spec(
         group_counts=now.group_counts,
         label_counts=now.label_counts,
-        student=program.student.shapes(shapes, student_taps),
+        student=program.student.shapes(shapes, _student_taps(methods)),
+        inputs=dict(batch["views"][program.student.view]),
         teachers=tuple(
             net.shapes(shapes, teacher_taps).replace(name=_called(name))
             if net is not None
@@ -209,22 +214,24 @@ def _loss(
     """
     methods = with_numbers(methods, lambda number: number.at(now))
     ours = shown_to(methods.debias, now.replace(memory=now.memory["debias"]))
-    mix_key, debias_key, *net_keys = jax.random.split(key, 2 + len(params["nets"]))
+    mix_key, debias_key, *net_keys, pass_key = jax.random.split(key, 3 + len(params["nets"]))
     real, own = batch["real"], labelled(batch)
     shown = shown_to(methods.debias, batch | {"real": own})
     shown, edits = methods.debias.prepare(shown, ours, mix_key)
     batch = batch | shown | {"real": real}
-    save = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
-    outputs, new_stats = {}, {}
-    for net_key, name in zip(net_keys, params["nets"]):
-        outputs[name], new_stats[name] = program.student.apply(
-            {"params": params["nets"][name], "stats": stats[name]},
-            batch,
-            train=not program.deterministic,
-            key=net_key,
-            save=save,
-            edits=edits,
-        )
+    nets = params["nets"]
+    outputs, new_stats = passes.run(
+        program.student,
+        methods.debias,
+        {name: {"params": nets[name], "stats": stats[name]} for name in nets},
+        shown,
+        edits,
+        ours,
+        dict(zip(nets, net_keys)),
+        pass_key,
+        train=not program.deterministic,
+        save=_student_taps(methods),
+    )
     answers = _teacher_outputs(program, methods, teachers, batch, edits)
 
     student = outputs["student"]
@@ -343,8 +350,10 @@ def fresh_state(program: Program, mesh: Mesh, methods: Methods, *arguments: Any)
     Nets are made by a program of their own, the longest to compile: all methods share it.
     """
     seed = arguments[-1]
-    names = ("student", *methods.debias.extra_nets)
-    nets = {name: fresh_net(program.student, mesh, seed, i) for i, name in enumerate(names)}
+    nets = {
+        name: fresh_net(net, mesh, seed, i)
+        for i, (name, net) in enumerate(trained_nets(program.student, methods.debias).items())
+    }
     return _compile_init(program, mesh)(methods, *arguments[:-1], nets, seed)
 
 
