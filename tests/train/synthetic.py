@@ -1,11 +1,15 @@
 """Random batches and small nets of every family, for tests of the step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fairkd_jax import registry
 from fairkd_jax.config import Optim
 from fairkd_jax.models.net import make_net
+from fairkd_jax.testing import tiny_step
 from fairkd_jax.train import optim
 from fairkd_jax.train.optim import Numbers
 from fairkd_jax.train.step import Methods, Program
@@ -30,6 +34,30 @@ def small_net(family: str, num_classes: int = CLASSES):
     return make_net(spec, num_classes, FACTS)
 
 
+@functools.cache
+def columns_read() -> dict[str, tuple[str, ...]]:
+    """Columns by table, of all tables of nets' answers that any method reads."""
+    found = {"teacher_logits": ("logits",)}
+    for room in ("debias", "distill"):
+        for name in registry.available(room):
+            method = registry.build(room, {"name": name})
+            inputs = method.stages(tiny_step.base()).inputs
+            read = {k: inputs[k] for k in method.tables if inputs[k].kind == "table"}
+            found |= {k: stage.config.columns for k, stage in read.items()}
+    return found
+
+
+def tables(rows: int, rng: np.random.Generator) -> dict:
+    """Each of those tables, made up."""
+    probs = rng.dirichlet([1] * CLASSES, rows).astype(np.float32)
+    told = {
+        "logits": rng.normal(size=(rows, CLASSES)).astype(np.float32),
+        "log_probs": np.log(probs),
+        "mistake": rng.integers(0, 2, rows).astype(np.float32),
+    }
+    return {name: {k: told[k] for k in read} for name, read in columns_read().items()}
+
+
 def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
     """A batch with every view, and with the tables that any method reads; no padding rows."""
     rng = np.random.default_rng(seed)
@@ -51,13 +79,7 @@ def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
         "label": label,
         "id": rng.permutation(EXAMPLES)[:rows].astype(np.int32),
         "real": np.ones(rows, np.float32),
-        "tables": {
-            "teacher_logits": {"logits": rng.normal(size=(rows, CLASSES)).astype(np.float32)},
-            "mistakes": {"mistake": (mistake := rng.integers(0, 2, rows).astype(np.float32))},
-            "early_mistakes": {"mistake": mistake},
-            "bias": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
-            "erm": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
-        },
+        "tables": tables(rows, rng),
     }
     if attributes:
         group = label * ATTRIBUTES + attribute
