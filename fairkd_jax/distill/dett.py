@@ -58,7 +58,12 @@ class DeTT(Distiller):
         return base.hang(early_mistakes=Stage("table", table, {"net": early}))
 
     def check(self, spec: Spec) -> None:
-        """Raises as that of `simkd`."""
+        """Raises as that of `simkd`; ValueError for an early net that trains for no time."""
+        if not 0 < self.identify_share <= 1:
+            raise ValueError(
+                f"distill.dett: identify_share = {self.identify_share}, expected a share of the "
+                "steps, above 0 and up to 1"
+            )
         projections.check_projector(self, spec, self.projector, self.narrowing)
 
     def check_tables(self, tables):

@@ -185,6 +185,8 @@ def test_attributes_are_shown_to_whom_they_are_due():
         ({"name": "hidden", "regressor": "deep"}, "dense, normalised"),
         ({"name": "mfd", "kernel": "linear"}, "poly, rbf"),
         ({"name": "crd", "negatives": 0}, "negatives = 0"),
+        ({"name": "crd", "momentum": 1.0}, "momentum = 1.0"),
+        ({"name": "dett", "identify_share": 0.0}, "identify_share = 0.0"),
         ({"name": "vid", "variance": 0.0}, "distill.vid: variance = 0.0"),
         ({"name": "simkd", "factor": 0}, "distill.simkd: factor = 0"),
         (
