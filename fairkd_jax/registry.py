@@ -25,6 +25,8 @@ ROOMS = {  # room: (package that holds the plugins, module of the contract, name
     "augment": ("fairkd_jax.data.augment", "fairkd_jax.data.augmentation", "Augmentation"),
     "models": ("fairkd_jax.models", "fairkd_jax.models.net", "Architecture"),
     "debias": ("fairkd_jax.debias", "fairkd_jax.debias.base", "Debiaser"),
+    "bias": ("fairkd_jax.debias.bias", "fairkd_jax.debias.bias.base", "Bias"),
+    "infer": ("fairkd_jax.debias.infer", "fairkd_jax.debias.inference", "Inference"),
     "distill": ("fairkd_jax.distill", "fairkd_jax.distill.base", "Distiller"),
 }
 DOTTED = "; or the dotted name of a module of yours, 'my_project.methods.mine'"
@@ -234,9 +236,12 @@ def build(room: str, spec: Mapping[str, Any]) -> Any:
     for key, value in options.items():
         if key not in fields:
             raise UnknownName(key, f"option of {room} plugin {name!r}{where}:", fields)
-        default = fields[key].default
+        default, place = fields[key].default, f"{room}.{name}.{key}{where}"
+        if isinstance(default, float) and isinstance(value, Mapping) and hasattr(cls, "schedule"):
+            options[key] = cls.schedule(value, place)
+            continue
         value = freeze(value) if isinstance(default, tuple) else value
-        options[key] = check_type(value, default, f"{room}.{name}.{key}{where}")
+        options[key] = check_type(value, default, place)
     try:
         return cls(**options)
     except (ValueError, OSError):  # what a plugin itself says of its options

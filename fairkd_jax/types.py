@@ -4,10 +4,13 @@ Letters used in shapes everywhere: B batch, T tokens, D width, N heads, H head w
 G groups, A attributes, X Y K image height, width and channels, L lanes.
 """
 
+import math
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from etils import epath
 from flax import struct
 
@@ -64,6 +67,15 @@ class Outputs:
     taps: Tree = struct.field(default_factory=dict)  # intermediates asked for, by name
     mask: Array = None  # [B, T] float32, 1 on real tokens of the net's view; None: all are real
     share: Array = None  # float32 [], of a teacher among several: its weight; None: as the others'
+    name: str = struct.field(pytree_node=False, default="")  # of a teacher, as experiments call it
+
+
+@struct.dataclass
+class Pass:
+    """A pass of the student: what it reads of its view, and what replaces its intermediates."""
+
+    inputs: dict[str, Array]  # the arrays of the view, [B, ...]
+    edits: dict[str, Any] = struct.field(default_factory=dict)  # by tap name, see models/tape.py
 
 
 @struct.dataclass
@@ -102,6 +114,7 @@ class KD:
     penalty: Array  # float32 []: what does not decompose over examples; added outside the debiasing
     metrics: Tree = struct.field(default_factory=dict)
     memory: Tree = struct.field(default_factory=dict)  # the method's own after the step, all of it
+    task_weight: Array = None  # [B] float32, a factor on the task loss by example; None: 1
 
 
 @struct.dataclass
@@ -116,6 +129,46 @@ class Now:
     label_counts: Array  # [C] float32, training examples by label
     step: Array = None  # int32 []: steps behind us, the same in all micro-batches of one
     memory: Tree = struct.field(default_factory=dict)  # the method's own, before the step
+
+    @property
+    def num_attributes(self) -> int:
+        return self.group_counts.shape[0] // self.label_counts.shape[0]
+
+
+@struct.dataclass
+class Schedule:
+    """A number that moves from `start` evenly, to reach `end` at a share of the run's steps."""
+
+    start: Array
+    end: Array
+    until: Array = 1.0
+
+    def at(self, now: Now) -> Array:
+        """The number in a step, float32 []."""
+        share = jnp.minimum(now.step / (self.until * now.steps), 1.0)
+        return (1 - share) * self.start + share * self.end
+
+
+def schedule(value: Mapping[str, Any], place: str) -> Schedule:
+    """What `{"from": 1.0, "to": 4.0, "until": 0.5}` describes; ValueError for what is none."""
+    told = {"until": 1.0} | dict(value)
+    numbers = [told.get(key) for key in ("from", "to", "until")]
+    good = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+    if len(told) != 3 or not good or not 0 < told["until"] <= 1:
+        raise ValueError(
+            f"{place} = {value!r}: expected a number, or {{'from': number, 'to': number, 'until': "
+            "share of the steps, above 0 and up to 1}"
+        )
+    return Schedule(*map(float, numbers))
+
+
+def with_numbers(tree: Tree, number: Callable[[Schedule], Array]) -> Tree:
+    """`tree`, of methods, with the number that `number` says in the place of each schedule."""
+
+    def moves(x: Any) -> bool:
+        return isinstance(x, Schedule)
+
+    return jax.tree.map(lambda x: number(x) if moves(x) else x, tree, is_leaf=moves)
 
 
 @struct.dataclass
@@ -132,6 +185,7 @@ class Spec:
     num_classes: int = struct.field(pytree_node=False, default=2)
     num_attributes: int = struct.field(pytree_node=False, default=2)
     num_examples: int = struct.field(pytree_node=False, default=0)  # ids of the split are below it
+    inputs: dict[str, Array] = struct.field(default_factory=dict)  # the student's view of a batch
 
     @property
     def num_groups(self) -> int:

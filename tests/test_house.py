@@ -15,6 +15,7 @@ ORDER = [
     {"files"},
     {"hub", "sources"},
     {"recipe"},
+    {"parsing"},
     {"config", "sharding", "losses", "processes"},
     {"data"},
     {"models"},

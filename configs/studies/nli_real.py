@@ -31,6 +31,7 @@ HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
 OPTIM = Optim(learning_rate=2e-4, schedule="linear", warmup=0.1, weight_decay=0.01)
 TRAIN = Train(steps=150, batch_size=32, checkpoint_every=100)
 BERT = {"name": "bert", "attention_dropout": 0.0}  # without it, attention is fused
+WEAK = BERT | {"preset": "tiny"}
 RAW = {"test": {"text_form": "raw_no_final_period"}}  # rows of MNLI as all others are written
 
 
@@ -104,7 +105,7 @@ def get_config(folder_and_weights: str = ""):
             axes={
                 "debias": (
                     {"name": "erm"},
-                    {"name": "poe", "bias_model": BERT | {"preset": "tiny"}, "bias_share": 0.2},
+                    {"name": "poe", "bias": {"name": "weak_learner", "model": WEAK}},
                 ),
                 "start": (
                     {"label": "random", "transfer": None},

@@ -92,7 +92,7 @@ def get_config(folder: str = ""):
             axes={
                 "debias": (
                     {"name": "erm"},
-                    {"name": "poe", "bias_model": bert("tiny"), "bias_share": 0.2},
+                    {"name": "poe", "bias": {"name": "weak_learner", "model": bert("tiny")}},
                 ),
             },
         )

@@ -17,7 +17,7 @@ from fairkd_jax import registry
 from fairkd_jax.config import Optim
 from fairkd_jax.models.net import Net, make_net
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.train import optim
+from fairkd_jax.train import optim, passes
 from fairkd_jax.train.step import Methods, Program, make_spec, table_of
 from fairkd_jax.types import Array, Batch, Now
 
@@ -163,11 +163,21 @@ class Setup:
     def model_flops(self) -> int:
         """Floating-point operations that one step asks for, over all devices.
 
-        Three forward passes of each trained net (a backward pass counts for two) and one of a live
+        Three times each pass of a trained net (a backward pass counts for two) and one of a live
         teacher, each as XLA counts it before optimising; padding counts, recomputation does not.
         """
-        trained = 1 + len(self.methods.debias.extra_nets)
-        return 3 * trained * self.forward_flops(self.program.student) + sum(
+        student, debias = self.program.student, self.methods.debias
+        nets = passes.trained_nets(student, debias)
+
+        def outputs(variables: Any, batch: Batch) -> dict[str, Any]:
+            key, how = jax.random.key(0), {"train": False, "save": ""}
+            now, keys = self.now.replace(step=0), dict.fromkeys(nets, key)
+            return passes.run(student, debias, variables, batch, {}, now, keys, key, **how)[0]
+
+        variables = {name: net.variable_shapes() for name, net in nets.items()}
+        named = jax.eval_shape(outputs, variables, self.batch)  # by net or pass of the student
+        trained = [nets.get(name, student) for name in named]
+        return 3 * sum(map(self.forward_flops, trained)) + sum(
             map(self.forward_flops, self.live.values())
         )
 

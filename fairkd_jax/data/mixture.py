@@ -6,6 +6,7 @@ one at least; the sampler draws the others from the split. So a batch stays a pu
 """
 
 import copy
+import dataclasses
 import functools
 import zlib
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from fairkd_jax.registry import name_of
 from fairkd_jax.types import Batch
 
 OWN = ("label", "attribute", "group", "id")
+UNKNOWN = "label or attribute is not known"
 
 
 def build(augment: Mapping[str, Any]) -> dict[str, Augmentation]:
@@ -138,6 +140,17 @@ class Mixture(Source):
         ones = np.ones(len(self), np.float32)
         labelled, grouped = (self.split.columns.get(k, ones) for k in ("labelled", "grouped"))
         return {True: labelled, False: labelled * grouped}
+
+    def extra(self) -> dict[str, Split]:
+        """Extra examples whose group is known; the others are left out, and counted."""
+        found = {}
+        for name, pool in self.pools.items():
+            known = self.known[False][pool] > 0
+            unknown = int(np.sum(~known))
+            found[name] = dataclasses.replace(
+                _part(self.split, pool[known]), left_out={UNKNOWN: unknown} if unknown else {}
+            )
+        return found
 
     def sizes(self, batch_size: int) -> dict[str, int]:
         """How many extra examples of each augmentation a batch has.

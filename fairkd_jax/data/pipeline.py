@@ -19,6 +19,7 @@ from fairkd_jax.data import kept_splits, mixture, strength
 from fairkd_jax.data.dataset import DataSet, Encoder, Split
 from fairkd_jax.data.padding import padding_of, ragged, sorted_rows
 from fairkd_jax.data.resident import Rows
+from fairkd_jax.data.samplers import TOLD, draw_as_told
 from fairkd_jax.data.source import Source
 from fairkd_jax.data.tables import Table
 from fairkd_jax.types import Batch, Path
@@ -176,17 +177,22 @@ def train_batches(
     """`steps` training batches of numpy arrays by number; `batch_size` is over all processes.
 
     Every process gets its contiguous slice of the rows of every batch. `tables` are joined by
-    example id. `hide_attributes` leaves "attribute" and "group" out of the batches, and
-    `augment` = False what views and augmentations change at random. `padding` is one of
-    `padding.PADDINGS`, for all rows of a batch alike; `views` are those that are wanted, None: all.
-    `resident`: a batch is `resident.Rows`, for a split that is on the devices.
+    example id; the one called "draw" says how examples are drawn. `hide_attributes` leaves
+    "attribute" and "group" out of the batches, and `augment` = False what views and augmentations
+    change at random. `padding` is one of `padding.PADDINGS`, for all rows of a batch alike; `views`
+    are those that are wanted, None: all. `resident`: a batch is `resident.Rows`, for a split that
+    is on the devices.
     Raises UnknownName for an unknown sampler or padding, ValueError for a batch that does not
     divide, an empty class or group that is to be sampled, or examples without a row in a table.
     """
     mine = _slice(batch_size, process_index, process_count)
     padded = padding_of(padding, source, batch_size, views)
-    draw = source.draw(sampler, seed, batch_size, padded.buckets)
-    joined = _join(source, tables or {}, views)
+    tables = dict(tables or {})
+    if told := tables.pop(TOLD, None):
+        draw = draw_as_told(told.join(source.split.columns["id"]), seed, batch_size)
+    else:
+        draw = source.draw(sampler, seed, batch_size, padded.buckets)
+    joined = _join(source, tables, views)
 
     def load(step: int) -> Any:
         rows = draw.rows(int(step))

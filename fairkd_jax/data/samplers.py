@@ -16,6 +16,8 @@ from fairkd_jax.registry import UnknownName
 
 Buckets = Sequence[np.ndarray]  # row numbers
 CHOICE = 2**63  # the number of the draw that chooses a subsample
+TOLD = "draw"  # the table of how examples are drawn, where an earlier stage inferred it
+NEVER = 2**31 - 1  # a step that does not come
 
 
 class Draw(NamedTuple):
@@ -192,3 +194,35 @@ def draw_by(
         raise UnknownName(sampler, "sampler", SAMPLERS)
     buckets = [np.arange(len(split))] if buckets is None else buckets
     return SAMPLERS[sampler](split, seed, batch_size, buckets)
+
+
+def draw_as_told(columns: Mapping[str, np.ndarray], seed: int, batch_size: int) -> Draw:
+    """How batches are drawn by the columns of a table, a row an example.
+
+    "first" is the step from which on an example may be drawn (left out: 0; `NEVER`: at none),
+    "weight" how often it is drawn, beside others (left out: alike). With replacement; but where the
+    pool is always the same, and all weigh alike, no example comes again before all have come.
+    Raises ValueError where nothing may be drawn at first.
+    """
+    rows = len(next(iter(columns.values())))
+    first = np.asarray(columns.get("first", np.zeros(rows)))
+    weight = np.asarray(columns.get("weight", np.ones(rows)), np.float64)
+    order = np.argsort(first, kind="stable")
+    order = order[(weight[order] > 0) & (first[order] < NEVER)]
+    if not len(order) or first[order[0]] > 0 or weight.min() < 0:
+        raise ValueError(
+            f"how examples are drawn: of {rows} none may be drawn in the first step, or some weigh "
+            f"less than 0 (the least weight is {weight.min():.3g})"
+        )
+    first, weight = first[order], weight[order]
+    if first[-1] <= 0 and np.ptp(weight) == 0:
+        return _epochs([np.sort(order)], seed, batch_size)
+    upper = np.cumsum(weight)
+
+    def draw(step: int) -> np.ndarray:
+        size = int(np.searchsorted(first, step, side="right"))
+        drawn = _random(seed, step, batch_size) * upper[size - 1]
+        place = np.searchsorted(upper[:size], drawn, side="right")
+        return order[np.minimum(place, size - 1)]
+
+    return Draw(draw, len(order), lambda step: 0)

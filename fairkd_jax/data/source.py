@@ -70,6 +70,10 @@ class Source:
         """How a sampler draws batches of these rows. Raises as `samplers.draw_by`."""
         return draw_by(sampler, self.split, seed, batch_size, buckets)
 
+    def extra(self) -> dict[str, Split]:
+        """Examples beside those of the split, by the name of the augmentation that gives them."""
+        return {}
+
     def counts(self, batch_size: int) -> np.ndarray:
         """Examples by group, [G], as drawn while the split is once gone through."""
         return self.split.counts()

@@ -8,30 +8,39 @@ memory, the step, how many there will be, and counts of the training split.
 Examples whose label no one knows are padding to it: `batch["real"]` is 0 there.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from flax import struct
 
-from fairkd_jax.config import Stage
+from fairkd_jax.config import Mix, Stage, TableStage
 from fairkd_jax.losses import masked_mean, task_loss
-from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms
+from fairkd_jax.models.net import Net
+from fairkd_jax.registry import UnknownName
+from fairkd_jax.types import Array, Batch, Now, Outputs, Pass, Spec, Terms
+
+UNITS = ("group", "label")  # of which a batch has a column
 
 
 @struct.dataclass
 class Debiaser:
     """Empirical risk minimisation, and the hooks that methods override."""
 
-    extra_nets: ClassVar[tuple[str, ...]] = ()  # more trained nets, shaped like the student
+    extra_nets: ClassVar[tuple[str, ...]] = ()  # more trained nets, see `extra_net`
     sees_attributes: ClassVar[bool] = False  # may it be given attribute and group at train time?
     couples_examples: ClassVar[bool] = False  # the loss is no mean over examples: no accumulation
     changes_inputs: ClassVar[bool] = False  # a table of the teacher's answers would be stale
-    tables: ClassVar[tuple[str, ...]] = ()  # names of the tables it reads from batch["tables"]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that it reads from batch["tables"]: inputs of its stage."""
+        return ()
 
     @property
     def taps(self) -> str:
-        """Regular expression of the student's intermediates that it reads."""
+        """Regular expression of the intermediates that it reads, of all trained nets."""
         return ""
 
     def stages(self, base: Stage) -> Stage:
@@ -44,7 +53,7 @@ class Debiaser:
     def check(self, spec: Spec) -> None:
         """Raises ValueError before any compute where the method cannot work on these data.
 
-        `spec.group_counts` and `spec.label_counts` are concrete here.
+        Counts are concrete here and, where data are there, `spec.inputs`, those of some batch.
         """
 
     def check_tables(self, tables: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -52,6 +61,13 @@ class Debiaser:
 
         `tables` are those it reads, by table name and column name: [N, ...], a row an example.
         """
+
+    def extra_net(self, student: Net) -> Net:
+        """What an extra net is, with the student's view and labels: unless changed, its equal.
+
+        Its variables, where the student has such, start from the same published weights.
+        """
+        return student
 
     def init(self, spec: Spec, key: Array) -> tuple[dict[str, Any], dict[str, Any]]:
         """(own parameters, own memory)."""
@@ -61,10 +77,26 @@ class Debiaser:
         """The batch to train on, and edits by tap name for every net that reads it."""
         return batch, {}
 
+    def passes(
+        self,
+        inputs: dict[str, Array],
+        outputs: dict[str, Outputs],
+        batch: Batch,
+        now: Now,
+        key: Array,
+    ) -> dict[str, Pass]:
+        """The student's passes, by the names of what they give: "student", and "student/NAME".
+
+        `inputs` is what the student reads of the batch, `outputs` are those of the extra nets. The
+        edits add to those of `prepare`. Teachers see the batch, and statistics of a batch
+        normalisation are kept of the pass "student" alone.
+        """
+        return {"student": Pass(inputs)}
+
     def task(
         self, outputs: dict[str, Outputs], batch: Batch, params: dict[str, Any], now: Now
     ) -> Array:
-        """Task loss of the student by example, float32 [B]; outputs are keyed by net name."""
+        """Task loss of the student by example, float32 [B]; outputs are keyed by net or pass."""
         return task_loss(outputs["student"].logits, batch)
 
     def __call__(
@@ -80,6 +112,12 @@ class Debiaser:
         return masked_mean(terms.total, batch["real"]), now.memory, {}
 
 
+def require_unit(by: str, method: str) -> None:
+    """Raises UnknownName for what is no unit that examples are counted, weighed or drawn by."""
+    if by not in UNITS:
+        raise UnknownName(by, f"value of debias.{method}.by:", UNITS)
+
+
 def require_groups(spec: Spec, method: str) -> None:
     """Raises ValueError naming the groups without a training example."""
     counts = [int(n) for n in spec.group_counts]
@@ -89,3 +127,38 @@ def require_groups(spec: Spec, method: str) -> None:
             f"{method} needs training examples in every group; groups {empty} (label * "
             f"{spec.num_attributes} attributes + attribute) are empty, counts are {counts}"
         )
+
+
+def require_attributes(spec: Spec, method: str) -> None:
+    """Raises ValueError unless training examples have two attributes at least."""
+    counts = [int(n) for n in np.reshape(spec.group_counts, (-1, spec.num_attributes)).sum(axis=0)]
+    if sum(n > 0 for n in counts) < 2:
+        raise ValueError(
+            f"{method} compares training examples of different attributes, and there are not two: "
+            f"counts by attribute are {counts}"
+        )
+
+
+def first_net(base: Stage, share: float) -> Stage:
+    """A net that is to tell of examples: the base by plain ERM without a teacher.
+
+    It trains for a share of the steps, from where the base starts, and is kept as it then is.
+    """
+    first = base.change(
+        {
+            "debias": {"name": "erm"},
+            "distill": {"name": "none"},
+            "mix": Mix(),
+            "attributes": 0,
+            "train.steps": max(1, round(share * base.config.train.steps)),
+            "train.patience": 0,
+            "train.select": "last",
+        }
+    )
+    start = {k: v for k, v in base.inputs.items() if k == "init"}
+    return dataclasses.replace(first, inputs=start)
+
+
+def asked(net: Stage, column: str) -> Stage:
+    """A table of what a net says of the examples that it was trained on: one column."""
+    return Stage("table", TableStage((column,), net.config.data.split), {"net": net})

@@ -1,8 +1,11 @@
 """Domain-adversarial training against the attribute, by gradient reversal (arXiv 1505.07818).
 
 A discriminator reads the attribute from the student's features and descends on its loss `L_d`; the
-features ascend on it. Conditional form: it also sees the label (arXiv 1711.10455).
+features ascend on it. `conditional` is CDANN: the discriminator also sees the label (arXiv
+1711.10455).
 """
+
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
-from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.debias.base import Debiaser, require_attributes
 from fairkd_jax.losses import cross_entropy, masked_mean
 from fairkd_jax.types import Array, Spec
 
@@ -27,10 +30,21 @@ reverse_gradient.defvjp(
 )
 
 
-def discriminate(layers: dict, x: Float[JaxArray, "B D"]) -> Float[JaxArray, "B A"]:
-    """Logits over attributes: dense layers with ReLU between them."""
+def dense_layers(sizes: Sequence[int], keys: Iterable) -> dict[str, dict[str, JaxArray]]:
+    """Parameters of dense layers between each size and the next, a key a layer."""
+    make = jax.nn.initializers.lecun_normal()
+    return {
+        f"layer{i}": {"kernel": make(k, sizes[i : i + 2]), "bias": jnp.zeros(sizes[i + 1])}
+        for i, k in enumerate(keys)
+    }
+
+
+def discriminate(
+    layers: dict, x: Float[JaxArray, "B D"], activation: Callable = jax.nn.relu
+) -> Float[JaxArray, "B A"]:
+    """Logits over attributes or labels: dense layers with an activation between them."""
     for i in range(len(layers)):
-        x = jax.nn.relu(x) if i else x
+        x = activation(x) if i else x
         x = x @ layers[f"layer{i}"]["kernel"] + layers[f"layer{i}"]["bias"]
     return x
 
@@ -52,7 +66,8 @@ class DANN(Debiaser):
     depth: int = struct.field(pytree_node=False, default=3)  # dense layers; 1: linear
 
     def check(self, spec: Spec) -> None:
-        """Raises ValueError for a discriminator without layers or width."""
+        """Raises ValueError for one attribute alone, or a discriminator without layers or width."""
+        require_attributes(spec, "dann")
         if self.depth < 1 or self.width < 1:
             raise ValueError(f"dann: depth = {self.depth}, width = {self.width}; both from 1 on")
 
@@ -61,13 +76,7 @@ class DANN(Debiaser):
         features = spec.student.features.shape[-1]
         sizes = (features, *[self.width] * (self.depth - 1), spec.num_attributes)
         *keys, embed = jax.random.split(key, self.depth + 1)
-        make = jax.nn.initializers.lecun_normal()
-        params = {
-            "discriminator": {
-                f"layer{i}": {"kernel": make(k, sizes[i : i + 2]), "bias": jnp.zeros(sizes[i + 1])}
-                for i, k in enumerate(keys)
-            }
-        }
+        params = {"discriminator": dense_layers(sizes, keys)}
         if self.conditional:
             shape = (spec.num_classes, features)
             params["label_embedding"] = jax.random.normal(embed, shape)

@@ -10,9 +10,10 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float, Int
 
-from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.debias import environments
+from fairkd_jax.debias.base import Debiaser, require_attributes
 from fairkd_jax.losses import group_means, masked_mean
-from fairkd_jax.types import Array
+from fairkd_jax.types import Array, Spec
 
 
 def scale_gradient(
@@ -46,24 +47,26 @@ class IRM(Debiaser):
     weight: Array = 100.0
     anneal_steps: Array = 500  # the weight is 1 before this step
 
+    def check(self, spec: Spec) -> None:
+        """Raises ValueError for training examples of one attribute alone."""
+        require_attributes(spec, "irm")
+
     def init(self, spec, key):
         """Memory: each environment's penalty in the last step."""
         return {}, {"penalties": jnp.zeros(spec.num_attributes, jnp.float32)}
 
     def __call__(self, terms, outputs, batch, params, now, key):
         """The penalty is 0 for an environment with fewer than two examples in the batch."""
-        environment, real = batch["attribute"], batch["real"]
-        environments = now.memory["penalties"].shape[0]
-        risks, present = group_means(terms.total, environment, real, environments)
+        environment, real, count = batch["attribute"], batch["real"], now.num_attributes
+        _, there, risk = environments.risks(terms.total, batch, now)
 
         slopes = scale_gradient(outputs["student"].logits, batch["label"])
-        half = half_of_environment(environment, real, environments)
-        halves, _ = group_means(slopes, 2 * environment + half, real, 2 * environments)
+        half = half_of_environment(environment, real, count)
+        halves, _ = group_means(slopes, 2 * environment + half, real, 2 * count)
         penalties = halves[0::2] * halves[1::2]
 
-        there = (present > 0).astype(risks.dtype)
         penalty = masked_mean(penalties, there)
         weight = jnp.where(now.step < self.anneal_steps, 1.0, self.weight)
-        loss = masked_mean(risks, there) + weight * penalty
+        loss = risk + weight * penalty
         last = jax.lax.stop_gradient(penalties).astype(now.memory["penalties"].dtype)
         return loss, {"penalties": last}, {"penalty": penalty, "penalty_weight": weight}

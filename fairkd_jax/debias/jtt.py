@@ -3,13 +3,11 @@
 `sum over mistakes of factor * l + sum over the rest of l` (paper, section 4), as a mean.
 """
 
-import dataclasses
-
 import numpy as np
 from flax import struct
 
-from fairkd_jax.config import Mix, Stage, TableStage
-from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.config import Stage
+from fairkd_jax.debias.base import Debiaser, asked, first_net
 from fairkd_jax.losses import masked_mean
 from fairkd_jax.types import Array
 
@@ -29,21 +27,7 @@ class JTT(Debiaser):
 
     def stages(self, base: Stage) -> Stage:
         """Identification by plain ERM without a teacher; its mistakes; the base, reading them."""
-        steps = max(1, round(self.identify_share * base.config.train.steps))
-        identify = base.change(
-            {
-                "debias": {"name": "erm"},
-                "distill": {"name": "none"},
-                "mix": Mix(),
-                "train.steps": steps,
-                "train.patience": 0,
-                "train.select": "last",
-            }
-        )
-        start = {k: v for k, v in base.inputs.items() if k == "init"}
-        identify = dataclasses.replace(identify, inputs=start)
-        table = TableStage(columns=("mistake",), split=base.config.data.split)
-        return base.hang(mistakes=Stage("table", table, {"net": identify}))
+        return base.hang(mistakes=asked(first_net(base, self.identify_share), "mistake"))
 
     def check_tables(self, tables):
         """Raises ValueError where the identification net made no mistake."""

@@ -10,18 +10,22 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
-from fairkd_jax.debias.base import Debiaser
+from fairkd_jax.debias.base import Debiaser, require_unit
 from fairkd_jax.losses import masked_mean
-from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Spec
 
 AnyArray = JaxArray | np.ndarray
 
 
+def normalised(weights: Float[AnyArray, "K"]) -> Float[JaxArray, "K"]:
+    """The weights, scaled to sum to K."""
+    return weights / jnp.sum(weights) * weights.shape[0]
+
+
 def balancing_weights(counts: Float[AnyArray, "K"], power: Array) -> Float[JaxArray, "K"]:
     """Weights proportional to `counts^-power` that sum to K; 0 where nothing was counted."""
     rarity = jnp.where(counts > 0, jnp.maximum(counts, 1.0) ** -power, 0.0)
-    return rarity / jnp.sum(rarity) * counts.shape[0]
+    return normalised(rarity)
 
 
 @struct.dataclass
@@ -38,8 +42,7 @@ class Reweight(Debiaser):
 
     def check(self, spec: Spec) -> None:
         """Raises UnknownName for `by`."""
-        if self.by not in ("group", "label"):
-            raise UnknownName(self.by, "value of debias.reweight.by:", ("group", "label"))
+        require_unit(self.by, "reweight")
 
     def init(self, spec, key):
         """Memory: the weights, by group or by label."""

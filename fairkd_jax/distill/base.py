@@ -2,7 +2,9 @@
 
 With no hook overridden a method is no distillation. Like debiasing methods these are pytrees:
 numbers are traced leaves, names and booleans are `struct.field(pytree_node=False, default=...)`.
-What a method remembers, and what it may know of step and data, it is told in `now`.
+What a method remembers, and what it may know of step and data, it is told in `now`. A number may
+be given as a schedule, {"from": 1.0, "to": 4.0, "until": 0.5}: hooks see what it is in their step,
+`init` what it starts from.
 """
 
 import re
@@ -14,7 +16,7 @@ import numpy as np
 from flax import struct
 
 from fairkd_jax.config import Stage
-from fairkd_jax.types import KD, Array, Batch, Now, Outputs, Spec, Tree
+from fairkd_jax.types import KD, Array, Batch, Now, Outputs, Spec, Tree, schedule
 
 Pair = tuple[str, str]  # (the student's intermediate, the teacher's)
 FEATURES = (("features", "features"),)
@@ -36,6 +38,7 @@ class Distiller:
     couples_examples: ClassVar[bool] = False  # the loss is no mean over examples: no accumulation
     tables: ClassVar[tuple[str, ...]] = ()  # names of the tables it reads from batch["tables"]
     pairs: ClassVar[tuple[Pair, ...]] = ()
+    schedule = staticmethod(schedule)  # reads a number that is given as a dict
 
     weight: Array = 1.0  # share in a list of distillers
 
@@ -77,8 +80,8 @@ class Distiller:
         """Losses by example, [B] float32; the gradient stops at the teachers.
 
         Those of several teachers meet as their shares say: see `mean_over`. A method with a memory
-        returns it with them, as it is after the step. A method that reads labels asks
-        `losses.labelled(batch)` where they are known.
+        returns it with them, as it is after the step; one that weighs the task loss too, its
+        factors. A method that reads labels asks `losses.labelled(batch)` where they are known.
         """
         zeros = jnp.zeros(student.logits.shape[0], jnp.float32)
         return KD(per_example=zeros, penalty=jnp.zeros((), jnp.float32))
@@ -100,5 +103,22 @@ def _any_of(names: Sequence[str]) -> str:
 
 def mean_over(teachers: Sequence[Outputs], losses: Sequence[Array]) -> Array:
     """`sum_k w_k l_k / sum_k w_k`, of a loss for each teacher; w_k is its share, else 1."""
-    weights = [1.0 if teacher.share is None else teacher.share for teacher in teachers]
+    weights = shares(teachers)
     return sum(w * loss for w, loss in zip(weights, losses, strict=True)) / sum(weights)
+
+
+def shares(teachers: Sequence[Outputs]) -> list[Array]:
+    """The share of each teacher, else 1."""
+    return [1.0 if teacher.share is None else teacher.share for teacher in teachers]
+
+
+def require_teachers(spec: Spec, method: str) -> None:
+    """Raises ValueError without a teacher, or for one of other classes than the student's."""
+    if not spec.teachers:
+        raise ValueError(f"distill.{method} needs a teacher: there is none")
+    for k, teacher in enumerate(spec.teachers):
+        if teacher.logits.shape[-1] != spec.num_classes:
+            raise ValueError(
+                f"distill.{method}: teacher {k} tells {teacher.logits.shape[-1]} classes apart, "
+                f"the student {spec.num_classes}"
+            )

@@ -24,8 +24,9 @@ INIT = nnx.initializers.normal(0.02)
 class Bert(Architecture):
     """Reads int32 [B, T] {"tokens", "mask" (1 = real), "segments"}; features: the pooled output.
 
-    Taps: input (sum of the embeddings), embed (after the normalisation), block00/attn_probs,
-    head_out, attn_out, mlp_out, out (after the second normalisation), features.
+    Taps: input (sum of the embeddings), embed (after the normalisation), block00/attn_query,
+    attn_key, attn_value, attn_scores, attn_probs, head_out, attn_out, mlp_out, out (after the
+    second normalisation), features.
 
     Attention is fused unless `attention_dropout` > 0 in training (the published training has 0.1).
     """
@@ -225,8 +226,7 @@ class Block(nnx.Module):
     ) -> Float[Array, "B T D"]:
         heads = (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         query, key, value = (f(x).reshape(heads) for f in (self.query, self.key, self.value))
-        probs = f"{name}/attn_probs"
-        y = attend(query, key, value, mask, tape, probs, dropout=self.attention_dropout)
+        y = attend(query, key, value, mask, tape, f"{name}/attn", dropout=self.attention_dropout)
         y = tape(f"{name}/head_out", y)
         y = tape(f"{name}/attn_out", self.attn_out(y.reshape(x.shape)))
         x = self.attn_norm(x + tape.drop(y, self.dropout, self.drop_path))

@@ -50,21 +50,29 @@ def attend(
 ) -> Float[Array, "B T N H"]:
     """`softmax(scale query key^T + bias) value` over the keys S where `mask` is true.
 
-    `scale` is 1 / sqrt(H) unless given. Fused by XLA's library call, unless probabilities are
-    needed (the tape wants `name`, [B, N, T, S] float32, or they are dropped out in training) or on
-    CPU, where products of [T, H] matrices are faster. All ways give the same; masked keys have
-    probability 0.
+    Passes the tape as NAME_query, NAME_key and NAME_value, as they come; NAME_scores, what softmax
+    reads, and NAME_probs, [B, N, T, S] float32.
+
+    `scale` is 1 / sqrt(H) unless given. Fused by XLA's library call, unless the tape wants scores
+    or probabilities, these are dropped out in training, or on CPU, where products of [T, H]
+    matrices are faster. All ways give the same; masked keys have probability 0.
     """
-    if not (tape.wants(name) or tape.drops(dropout) or _on_cpu()):
+    query, key, value = (
+        tape(f"{name}_{part}", x) for part, x in (("query", query), ("key", key), ("value", value))
+    )
+    inside = [tape.wants(f"{name}_{part}") for part in ("scores", "probs")]
+    if not (any(inside) or tape.drops(dropout) or _on_cpu()):
         return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, scale=scale)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     query, keys = (query * scale).transpose(0, 2, 1, 3), key.transpose(0, 2, 3, 1)
-    scores = jnp.matmul(query, keys, preferred_element_type=jnp.float32)
+    precise = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.matmul(query, keys, preferred_element_type=precise)
     if bias is not None:
         scores += bias
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    probs = tape.drop(tape(name, jax.nn.softmax(scores)), dropout).astype(value.dtype)
+    probs = tape(f"{name}_probs", jax.nn.softmax(tape(f"{name}_scores", scores)))
+    probs = tape.drop(probs, dropout).astype(value.dtype)
     return jnp.matmul(probs, value.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
 
 

@@ -58,8 +58,9 @@ class T5(Architecture):
     verbalizer  logits[b, c]: log-likelihood of the words of class c, which softmax normalises over
                 classes. Features: what the words' head reads at the first step.
 
-    Taps: input (embeddings of words), enc/embed, enc/block00/attn_probs, head_out, attn_out,
-    mlp_out, out, ..., enc/out (normalised); dec/ likewise, with cross_probs, cross_head_out,
+    Taps: input (embeddings of words), enc/embed, enc/block00/attn_query, attn_key, attn_value,
+    attn_scores, attn_probs, head_out, attn_out, mlp_out, out, ..., enc/out (normalised); dec/
+    likewise, with cross_query, cross_key, cross_value, cross_scores, cross_probs, cross_head_out,
     cross_out behind attn_out; features; verbalizer: lm_logits [B, P, V].
     """
 

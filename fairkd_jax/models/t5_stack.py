@@ -67,11 +67,11 @@ class Block(nnx.Module):
     def __call__(
         self, x: States, mask: Mask, bias: Bias, memory: Memory | None, tape: Tape, name: str
     ) -> States:
-        taps = (f"{name}/attn_probs", f"{name}/head_out", f"{name}/attn_out")
+        taps = (f"{name}/attn", f"{name}/head_out", f"{name}/attn_out")
         y = self.attn_norm(x)
         x = x + tape.drop(self.attn(y, y, mask, bias, tape, *taps), self.dropout, self.drop_path)
         if memory is not None:
-            taps = (f"{name}/cross_probs", f"{name}/cross_head_out", f"{name}/cross_out")
+            taps = (f"{name}/cross", f"{name}/cross_head_out", f"{name}/cross_out")
             y = self.cross(self.cross_norm(x), *memory, None, tape, *taps)
             x = x + tape.drop(y, self.dropout, self.drop_path)
         y = self.mlp_norm(x)

@@ -3,12 +3,14 @@
 Each intermediate of a network passes once. One vocabulary for all families:
     input                       first continuous representation: pixels, or the sum of embeddings
     embed                       what enters the first block
-    block07/attn_probs          [B, N, T, T], computed only if asked for
+    block07/attn_query  block07/attn_key  block07/attn_value    [B, T, N, H]
+    block07/attn_scores         [B, N, T, T], what softmax reads  }
+    block07/attn_probs          [B, N, T, T]                      } computed only if asked for
     block07/head_out            [B, T, N, H], before the output projection
     block07/attn_out  block07/mlp_out  block07/out
     enc/embed  enc/block07/...  enc/out      (T5: two stacks; out is normalised)
     dec/embed  dec/block07/...  dec/out      (and from the decoder to the encoder:)
-    dec/block07/cross_probs  dec/block07/cross_head_out  dec/block07/cross_out
+    dec/block07/cross_query  ...  dec/block07/cross_head_out  dec/block07/cross_out
     lm_logits                   [B, P, V], of words (T5 that answers in words)
     stem  stage2/block1/out                  (ResNet)
     features                    what the head reads
@@ -70,7 +72,7 @@ class Tape:
         self.draws = 0
 
     def wants(self, name: str) -> bool:
-        """Whether `name` will be saved or edited: attention computes probabilities only then."""
+        """Whether `name` will be saved or edited: attention computes scores only then."""
         self.offered.add(name)
         return name in self.edits or bool(self.save and re.fullmatch(self.save, name))
 

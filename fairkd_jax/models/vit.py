@@ -58,8 +58,9 @@ def _small(patch: int) -> dict[str, int]:
 class ViT(Architecture):
     """Reads {"pixels": float32 [B, Y, X, K]}; features: what its head reads, normalised, float32.
 
-    Taps: input, embed (what enters the first block), block00/attn_probs, head_out, attn_out,
-    mlp_out, out (the sum so far, not normalised), features ([B, 2 D] where two heads read a token
+    Taps: input, embed (what enters the first block), block00/attn_query, attn_key, attn_value,
+    attn_scores, attn_probs, head_out, attn_out, mlp_out, out (the sum so far, not normalised),
+    features ([B, 2 D] where two heads read a token
     each, else [B, D]).
     """
 
@@ -328,8 +329,7 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"], tape: Tape, name: str) -> Float[Array, "B T D"]:
         y, heads = self.attn_norm(x), (*x.shape[:2], self.heads, x.shape[2] // self.heads)
         query, key, value = (f(y).reshape(heads) for f in (self.query, self.key, self.value))
-        probs = f"{name}/attn_probs"
-        y = attend(query, key, value, None, tape, probs, dropout=self.attention_dropout)
+        y = attend(query, key, value, None, tape, f"{name}/attn", dropout=self.attention_dropout)
         y = tape(f"{name}/head_out", y)
         y = tape(f"{name}/attn_out", self.attn_out(y.reshape(x.shape)))
         x = x + tape.drop(y, self.dropout, self.drop_path)

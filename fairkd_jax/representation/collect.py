@@ -2,7 +2,7 @@
 
 Pooling "mean" averages over the axes between example and channel: over real tokens where the net's
 view has a mask of their number, over space in images. "first" takes the first token ([CLS]). The
-heads of `head_out` are kept side by side.
+heads of `head_out`, queries, keys and values are kept side by side.
 """
 
 import functools
@@ -97,10 +97,11 @@ def pooled(
 
     Raises ValueError for attention probabilities, and for the first token of what has no tokens.
     """
-    if name.endswith("_probs"):
-        raise ValueError(f"tap {name!r} holds attention probabilities: no features to compare")
+    if name.endswith(("_scores", "_probs")):
+        kind = "scores" if name.endswith("_scores") else "probabilities"
+        raise ValueError(f"tap {name!r} holds attention {kind}: no features to compare")
     x = jnp.asarray(x, jnp.float32)
-    if name.endswith("head_out"):
+    if name.endswith(("head_out", "_query", "_key", "_value")):
         x = x.reshape(*x.shape[:2], -1)
     if x.ndim == 2:
         return x

@@ -7,7 +7,7 @@ the views of this study, which must encode as those did on which it was trained.
 import dataclasses
 
 from fairkd_jax import buckets, files, registry
-from fairkd_jax.config import BorrowStage, Experiment, Plugin, Role, Stage, Teacher
+from fairkd_jax.config import NETS, BorrowStage, Experiment, Plugin, Role, Stage, Teacher
 from fairkd_jax.data import pipeline
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import stored
@@ -34,18 +34,20 @@ def borrowed(experiment: Experiment, name: str, teacher: Teacher) -> tuple[Stage
         )
     workdir = files.whole(buckets.path(teacher.workdir))
     there = stored.read(workdir, _whole(teacher.stage, workdir, place))
-    if there.kind != "train":
+    if there.kind not in NETS:
         raise ValueError(
             f"{place}.stage = {teacher.stage!r} of {workdir} is of kind {there.kind!r}, and only "
-            f"train stages hold nets: {', '.join(_trained(workdir)) or 'there are none'}"
+            f"train and refit stages hold nets: {', '.join(_trained(workdir)) or 'there are none'}"
         )
     folder = stored.require(workdir / "stages" / there.identity, f"{place}.stage")
-    config, facts = there.config, files.read_json(folder / stored.NET)
+    config, facts, trained = there.config, files.read_json(folder / stored.NET), there
+    while trained.kind != "train":
+        trained = trained.inputs["net"]
     model = facts.get("model", config.model)
     copy = BorrowStage(experiment.data, model, there.identity, str(workdir))
     return (
         Stage("borrow", copy),
-        Role(config.model, config.optim, config.train),
+        Role(config.model, trained.config.optim, trained.config.train),
         config.debias,
     )
 
@@ -64,7 +66,7 @@ def _whole(stage: str, workdir: Path, place: str) -> str:
 
 def _trained(workdir: Path) -> list[str]:
     every = [stored.read(workdir, p.name) for p in sorted((workdir / "stages").glob("*"))]
-    return [one.identity for one in every if one.kind == "train"]
+    return [one.identity for one in every if one.kind in NETS]
 
 
 def source(stage: Stage) -> Path:

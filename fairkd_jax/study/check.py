@@ -6,16 +6,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fairkd_jax import registry
 from fairkd_jax.config import SELECTION_RULES, Plugin, Role, Stage, Study, as_dict
 from fairkd_jax.data import pipeline, strength
 from fairkd_jax.data.dataset import Info
+from fairkd_jax.data.samplers import TOLD
+from fairkd_jax.debias import inference
 from fairkd_jax.evaluation import fairness
 from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
+from fairkd_jax.models.net import leaves
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import borrow, plan
 from fairkd_jax.study.reads import data_of, made_by
-from fairkd_jax.train import loop
+from fairkd_jax.train import drawn, loop
 from fairkd_jax.train.step import table_of, teachers_of
 
 
@@ -166,6 +170,8 @@ def _check_train(one: Stage, tried: set[str]) -> None:
         if select not in rules:
             raise UnknownName(select, "train.select", rules)
         _check_rows(one, tried, config.train.validation)
+    if TOLD in one.inputs:
+        drawn.check_told(config)
     names = teachers_of(config.mix)
     live = {k: one.inputs[k].config for k in names if k in one.inputs}
     nets = {k: loop.net_of(teacher.data, teacher.model) for k, teacher in live.items()}
@@ -183,6 +189,20 @@ def _check_table(one: Stage, tried: set[str]) -> None:
     _check_rows(one, tried, one.config.split)
 
 
+def _check_infer(one: Stage, tried: set[str]) -> None:
+    """Stages that differ in their seed alone are tried once."""
+    key = json.dumps(as_dict(one.change({"seed": 0}).config), sort_keys=True)
+    if key in tried:
+        return
+    tried.add(key)
+    method = registry.build("infer", one.config.infer)
+    columns = {k: s.config.columns for k, s in one.inputs.items() if s.kind == "table"}
+    inference.check(method, pipeline.open_data(one.config.data).drawn().split, columns)
+    if method.replaces:
+        params = leaves(loop.net_of(one.config.data, one.config.model).variable_shapes()["params"])
+        method.check_shapes({k: params[k].shape for k in inference.replaced(method, params)})
+
+
 def _check_rows(one: Stage, tried: set[str], split: str, spec: Plugin | None = None) -> None:
     """Raises ValueError for examples of a split with words of which the net has no embedding."""
     data, model = made_by(one).config.data, made_by(one).config.model
@@ -198,6 +218,8 @@ CHECKS = {
     "transfer": _check_transfer,
     "borrow": _check_borrow,
     "table": _check_table,
+    "infer": _check_infer,
+    "refit": _check_infer,
     "evaluate": _check_evaluation,
     "compare": _check_compare,
 }

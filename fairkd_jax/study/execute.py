@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from fairkd_jax import buckets, files, processes, registry, sharding
 from fairkd_jax.config import Study, as_dict
 from fairkd_jax.data import mixture, pipeline, strength
+from fairkd_jax.data.dataset import Split
 from fairkd_jax.study import plan, reads, stage, stored
 from fairkd_jax.study.check import check
 from fairkd_jax.study.claim import claimed
@@ -40,10 +41,11 @@ def table_of_stages(planned: list[plan.Run], workdir: Path | str) -> str:
     workdir, rows = buckets.path(workdir), []
     for one in plan.stages(planned):
         train = one.kind == "train"
+        method = getattr(one.config, "debias", getattr(one.config, "infer", {"name": ""}))
         row = {
             "stage": one.kind,
             "model": plan.model_name(one.config.model) if hasattr(one.config, "model") else "",
-            "debias": one.config.debias["name"] if train else "",
+            "debias": method["name"],
             "distill": "+".join(d["name"] for d in one.config.distill) if train else "",
             "reads": ", ".join(sorted(one.inputs)),
         }
@@ -278,7 +280,7 @@ def _row(run: plan.Run) -> dict[str, Any]:
 
 
 def _data(planned: list[plan.Run]) -> dict[str, Any]:
-    """Examples by group of every split that is trained on or scored, as the first run has it."""
+    """Examples by group of every split that is trained on or scored, and of extra ones."""
     found: dict[str, Any] = {}
     for run in planned:
         opened = pipeline.open_data(run.experiment.data)
@@ -292,21 +294,26 @@ def _data(planned: list[plan.Run]) -> dict[str, Any]:
             for split in e.splits
         ]
         for name, split, spec in splits:
-            source = opened.source(split, spec)
             part = strength.of(data) if split == strength.SPLIT and spec is None else None
-            split = f"{split}, {part}" if part else split
-            if split in found.get(name, {}):
-                continue
-            entry = found.setdefault(name, {})
-            entry |= {"licence": source.split.info.licence, "source": source.split.info.source}
-            entry[split] = {
-                "group_names": source.split.info.group_names,
-                "counts": source.split.counts().tolist(),
-                "left_out": dict(source.split.left_out),
-                "subpopulations": source.split.info.subpopulations,
-                "subpopulation_counts": source.split.member_counts().tolist(),
-            }
+            label = f"{split}, {part}" if part else split
+            if label not in found.setdefault(name, {}):
+                _tell(found[name], label, opened.source(split, spec).split)
+        extra = opened.drawn().extra() if data.augment else {}
+        for name, split in extra.items():
+            _tell(found["in_domain"], f"extra, {name}", split)
     return found
+
+
+def _tell(entry: dict[str, Any], label: str, split: Split) -> None:
+    info = split.info
+    entry |= {"licence": info.licence, "source": info.source}
+    entry[label] = {
+        "group_names": info.group_names,
+        "counts": split.counts().tolist(),
+        "left_out": dict(split.left_out),
+        "subpopulations": info.subpopulations,
+        "subpopulation_counts": split.member_counts().tolist(),
+    }
 
 
 def _ledger(planned: list[plan.Run], workdir: Path) -> list[dict[str, Any]]:

@@ -288,11 +288,12 @@ def _run(
 def _covering(stage: Stage) -> Stage:
     """The stage, and its inputs, with tables that tell of the extra examples too that it draws."""
     inputs = {name: _covering(one) for name, one in stage.inputs.items()}
-    if stage.kind == "train" and (added := mixture.finite(stage.config.data.augment)):
+    data = getattr(stage.config, "data", None)
+    if data and (added := mixture.finite(data.augment)):
         inputs |= {
             name: one.change({"augment": added})
             for name, one in inputs.items()
-            if one.kind == "table" and one.config.split == stage.config.data.split
+            if one.kind == "table" and one.config.split == data.split
         }
     return dataclasses.replace(stage, inputs=inputs)
 

@@ -149,6 +149,19 @@ def _table(stage: Stage) -> Files:
     yield from _augment(stage.config.augment)
 
 
+def _infer(stage: Stage) -> Files:
+    spec = stage.config.infer
+    yield from _data(stage.config.data, stage.config.data.split)
+    yield from _code("infer", spec)
+    yield from _of(f"infer {spec['name']}", registry.build("infer", spec).reads())
+
+
+def _refit(stage: Stage) -> Files:
+    yield from _infer(stage)
+    yield from _code("models", stage.config.model)
+    yield from _code("debias", stage.config.debias)
+
+
 def _evaluate(stage: Stage) -> Files:
     yield from _split(stage.config.set or data_of(stage).set, stage.config.split)
 
@@ -162,6 +175,8 @@ KINDS = {
     "transfer": _transfer,
     "borrow": _borrow,
     "table": _table,
+    "infer": _infer,
+    "refit": _refit,
     "evaluate": _evaluate,
     "compare": _compare,
 }

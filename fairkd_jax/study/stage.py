@@ -16,7 +16,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fairkd_jax import files, processes, sharding
-from fairkd_jax.config import Stage, as_dict
+from fairkd_jax.config import TABLES, Stage, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.evaluation import fairness
@@ -26,7 +26,7 @@ from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net
 from fairkd_jax.models.transfer import transfer
 from fairkd_jax.representation.compare import compare_nets
-from fairkd_jax.study import borrow, reads, stored
+from fairkd_jax.study import borrow, inferred, reads, stored
 from fairkd_jax.study.claim import Claim, claimed
 from fairkd_jax.study.reads import data_of
 from fairkd_jax.train import checkpoint, loop, trackers
@@ -57,7 +57,7 @@ class Place:
         return sharding.put_batch(batch, self.mesh)
 
     def net(self, stage: Stage) -> tuple[Net, Any]:
-        """The net that a train, transfer or borrow stage left, and its variables on the devices.
+        """The net that a stage left, and its variables on the devices.
 
         Raises ValueError where its folder does not hold what was written, or where the data now
         encode inputs otherwise than in its training.
@@ -141,7 +141,7 @@ def _train(stage: Stage, place: Place, guard: Guard) -> int:
         tables={
             k: read_table(place.folder(s) / "table")
             for k, s in stage.inputs.items()
-            if s.kind == "table"
+            if s.kind in TABLES
         },
         start=place.net(stage.inputs["init"])[1] if "init" in stage.inputs else None,
     )
@@ -269,6 +269,18 @@ def _table(stage: Stage, place: Place, guard: Guard) -> int:
     return len(source.split)
 
 
+def _infer(stage: Stage, place: Place, guard: Guard) -> int:
+    return inferred.write_columns(stage, place.folder)
+
+
+def _refit(stage: Stage, place: Place, guard: Guard) -> int:
+    _, variables = place.net(stage.inputs["net"])
+    variables = inferred.refitted(stage, place.folder, variables, place.mesh)
+    checkpoint.save_net(place.folder(stage) / "net", variables)
+    _write_inputs(stage, place.folder(stage))
+    return 0
+
+
 def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config, data = stage.config, data_of(stage)
@@ -329,6 +341,8 @@ KINDS = {
     "transfer": _transfer,
     "borrow": _borrow,
     "table": _table,
+    "infer": _infer,
+    "refit": _refit,
     "evaluate": _evaluate,
     "compare": _compare,
 }

@@ -12,7 +12,7 @@ import difflib
 from typing import Any
 
 from fairkd_jax import files
-from fairkd_jax.config import KINDS, Stage, as_dict, parse
+from fairkd_jax.config import KINDS, NETS, Stage, as_dict, parse
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study.claim import FOLDER as CLAIMS
 from fairkd_jax.types import Path
@@ -109,17 +109,17 @@ def read(workdir: Path, identity: str) -> Stage:
 
 
 def read_net(workdir: Path, identity: str) -> Stage:
-    """The train stage of that name, or whose net was scored in the evaluate stage of that name.
+    """The train or refit stage of that name, or that whose net an evaluate stage of it scored.
 
     Raises what `read` raises, and ValueError for a stage of another kind.
     """
     one = read(workdir, identity)
     if one.kind == "evaluate":
         return one.inputs["net"]
-    if one.kind != "train":
+    if one.kind not in NETS:
         raise ValueError(
             f"stage {one.identity} in {workdir} is of kind {one.kind!r}: nets are in those of kind "
-            "'train', and scored in those of kind 'evaluate'"
+            "'train' and 'refit', and scored in those of kind 'evaluate'"
         )
     return one
 

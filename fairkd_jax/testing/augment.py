@@ -9,61 +9,12 @@ import pytest
 
 from fairkd_jax import registry
 from fairkd_jax.data.augmentation import Augmentation
-from fairkd_jax.data.dataset import DataSet, Info, Split, draws, make_split
+from fairkd_jax.data.dataset import Split, draws
 from fairkd_jax.data.mixture import Mixture
 from fairkd_jax.data.source import Source
+from fairkd_jax.testing.everything import Everything
 
 RETURNED = ("attribute", "partner_label", "label_weight")  # by a change, beside raw columns
-PEOPLE = ("baker", "sailor", "nurse", "poet")
-VERBS = ("greeted", "thanked", "warned")
-
-
-@dataclasses.dataclass(frozen=True)
-class Everything(DataSet):
-    """A set made up for these tests, with all raw columns of ours; its attribute is planted."""
-
-    rows: int = 40
-
-    splits = ("train",)
-
-    @property
-    def info(self) -> Info:
-        labels, attributes = ("entailment", "non-entailment"), ("dark", "bright")
-        return Info(labels, attributes, ((True, False), (False, True)), "none", "made here")
-
-    def load(self, split: str) -> Split:
-        self.require(split)
-        rng = np.random.default_rng(0)
-        number = np.arange(self.rows)
-        label, attribute = number % 2, number // 2 % 2
-        shape = (self.rows, 8, 8, 3)
-        image = rng.integers(0, 100, shape) + 100 * attribute[:, None, None, None]
-        mask = np.zeros(shape[:3], np.uint8)
-        mask[:, 2:6, 3:7] = 1
-        names = [(PEOPLE[i % 4], VERBS[i % 3], PEOPLE[(i + 1 + i // 4 % 3) % 4]) for i in number]
-        return make_split(
-            self.info,
-            label,
-            attribute,
-            id=7 + 3 * number[::-1],
-            image=image.astype(np.uint8),
-            mask=mask,
-            premise=[f"The {a} {v} the {b}." for a, v, b in names],
-            hypothesis=[f"The {b} waved and the {a} {v} it." for a, v, b in names],
-            text=[f"{a} {v} {b} again" for a, v, b in names],
-        )
-
-    def attribute_of(self, columns):
-        if "image" not in columns:
-            return np.array([len(text) % 2 for text in columns["premise"]], np.int32)
-        return (columns["image"].reshape(len(columns["image"]), -1).min(axis=1) >= 100).astype(int)
-
-    def with_attribute(self, split, attribute):
-        change = 100 * (attribute - split.columns["attribute"])[:, None, None, None]
-        columns = {k: v for k, v in split.columns.items() if k not in ("label", "group")}
-        columns |= {"image": (split.columns["image"] + change).astype(np.uint8)}
-        columns |= {"attribute": attribute}
-        return make_split(split.info, split.columns["label"], **columns)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from fairkd_jax.distill.base import Distiller
 from fairkd_jax.testing import tiny_step
 from fairkd_jax.types import Now, Outputs, Spec
 
-CLASSES, ATTRIBUTES, TOKENS, EXAMPLES = 3, 2, 4, 20
+CLASSES, ATTRIBUTES, TOKENS, HEADS, EXAMPLES = 3, 2, 4, 2, 20
 
 
 @pytest.fixture
@@ -21,8 +22,16 @@ def method(plugin):
     return registry.build("distill", plugin)
 
 
-def outputs(width: int, seed: int, rows: int = 6, more: str = "") -> Outputs:
-    """Of a net with an inside; `more`: names of further intermediates, "|" between them."""
+def inside(width: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of intermediates by example, of a transformer with two blocks."""
+    block = {f"attn_{part}": (TOKENS, HEADS, width) for part in ("query", "key", "value")}
+    block |= {"attn_scores": (HEADS, TOKENS, TOKENS), "out": (TOKENS, width)}
+    blocks = {f"block0{i}/{name}": shape for i in range(2) for name, shape in block.items()}
+    return {"embed": (TOKENS, width)} | blocks
+
+
+def outputs(width: int, seed: int, rows: int = 6, more: str = "", name: str = "") -> Outputs:
+    """Of a net with an inside; `more`: regular expression of the intermediates that are read."""
     r = np.random.RandomState(seed)
 
     def draw(*shape):
@@ -30,9 +39,12 @@ def outputs(width: int, seed: int, rows: int = 6, more: str = "") -> Outputs:
 
     features = draw(width)
     taps = {"features": features, "block00/out": draw(TOKENS, width), "stem": draw(2, 2, width)}
-    taps |= {name: draw(TOKENS, width) for name in more.split("|") if name not in ("", *taps)}
+    own = [tap for tap in more.split("|") if re.fullmatch(r"[\w/]+", tap)]  # whole names
+    there = dict.fromkeys(own, (TOKENS, width)) | inside(width)
+    there = {tap: shape for tap, shape in there.items() if re.fullmatch(more, tap)}
+    taps |= {tap: draw(*shape) for tap, shape in there.items() if tap not in taps}
     mask = jnp.asarray(np.arange(TOKENS) < r.randint(1, TOKENS + 1, (rows, 1)), jnp.float32)
-    return Outputs(draw(CLASSES), features, taps, mask)
+    return Outputs(draw(CLASSES), features, taps, mask, name=name)
 
 
 def batch(rows: int = 6, method: Distiller = Distiller()) -> dict:
@@ -85,7 +97,10 @@ def close(a, b, rtol=1e-5, atol=1e-6):
 def setting(method, seed=0, rows=6):
     student = outputs(5, seed, rows, method.student_taps)
     widths = (7, 8)
-    teachers = tuple(outputs(w, seed + w, rows, method.teacher_taps) for w in widths)
+    names = ("biased", "other")
+    teachers = tuple(
+        outputs(w, seed + w, rows, method.teacher_taps, name) for w, name in zip(widths, names)
+    )
     params, memory = method.init(make_spec(student, teachers), jax.random.key(seed))
     return params, student, teachers, batch(rows, method), make_now(memory)
 

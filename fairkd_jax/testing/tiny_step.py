@@ -1,4 +1,7 @@
-"""A training step in small for tests of debiasing methods: a two-layer net, made-up batches."""
+"""A training step in small for tests of debiasing methods: a small net, made-up batches.
+
+The net reads numbers as a text of four tokens: attention, added to its input, then two layers.
+"""
 
 import functools
 
@@ -6,8 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fairkd_jax import registry
 from fairkd_jax.config import Data, Mix, Optim, Stage, Train, TrainStage
+from fairkd_jax.data.dataset import Info, Split
+from fairkd_jax.debias.inference import columns_of
 from fairkd_jax.models.tape import Tape
+from fairkd_jax.testing.everything import made_up
 from fairkd_jax.types import Array, Now, Outputs, Spec, Terms
 
 CLASSES, ATTRIBUTES, INPUTS, WIDTH, EXAMPLES = 3, 2, 4, 5, 40
@@ -16,13 +23,20 @@ TRACES: list[str] = []  # grows whenever `run` is traced
 
 
 def make_batch(rows: int = 16, seed: int = 0) -> dict:
-    """Real rows of every group; the first two are one example, drawn twice."""
+    """Real rows of every group; the first two are one example, drawn twice.
+
+    Rows are pairs of texts: two tokens, then one or two, where the last may be padding.
+    """
     r = np.random.RandomState(seed)
+    words = r.randn(rows, INPUTS)
     label, attribute = np.arange(rows) % CLASSES, np.arange(rows) // CLASSES % ATTRIBUTES
     identity = r.permutation(EXAMPLES)[:rows]
     label[1], identity[1] = label[0], identity[0]
+    position = np.broadcast_to(np.arange(INPUTS), (rows, INPUTS))
+    mask = (position < INPUTS - np.arange(rows)[:, None] % 3 // 2).astype(int)
+    segments = (position >= 2).astype(int)
     batch = {
-        "views": {"plain": {"x": r.randn(rows, INPUTS)}},
+        "views": {"plain": {"x": words, "mask": mask, "segments": segments * mask}},
         "label": label,
         "attribute": attribute,
         "group": label * ATTRIBUTES + attribute,
@@ -67,20 +81,51 @@ def base(seed: int = 0) -> Stage:
     return Stage("train", config)
 
 
-def tables_of(method, rows: int) -> dict:
-    """The tables that a method reads, of the columns that its first stages write."""
+def made_up_columns(rows: int) -> dict:
+    """What a table of a net's answers may hold."""
     r = np.random.RandomState(rows)
     bias = r.randn(rows, CLASSES)
-    columns = {
+    return {
         "logits": bias,
         "log_probs": bias - np.log(np.exp(bias).sum(1, keepdims=True)),
         "features": r.randn(rows, WIDTH),
         "mistake": np.float32(r.rand(rows) < 0.4),
         "loss": r.rand(rows),
+        "held": np.int32(r.rand(rows) < 0.4),
     }
+
+
+def examples(rows: int) -> Split:
+    """Examples of the labels that `make_batch` gives, with raw columns of ours."""
+    batch = jax.device_get(make_batch(rows))
+    labels, attributes = ("entailment", "neutral", "contradiction"), ("plain", "negated")
+    aligned = ((True, False), (True, True), (False, True))
+    info = Info(labels, attributes, aligned, "none", "made here")
+    return made_up(info, batch["label"], batch["attribute"])
+
+
+def table_of(stage: Stage, rows: int) -> dict:
+    """Made-up columns where a net would be asked; what a stage infers of them."""
+    if (key := (stage.identity, rows)) not in INFERRED:
+        INFERRED[key] = _table_of(stage, rows)
+    return INFERRED[key]
+
+
+INFERRED: dict[tuple[str, int], dict] = {}
+
+
+def _table_of(stage: Stage, rows: int) -> dict:
+    if stage.kind == "table":
+        return {c: made_up_columns(rows)[c] for c in stage.config.columns}
+    tables = {name: table_of(one, rows) for name, one in stage.inputs.items()}
+    inferred = registry.build("infer", stage.config.infer)
+    return columns_of(inferred, examples(rows), tables, stage.config.seed)
+
+
+def tables_of(method, rows: int) -> dict:
+    """The tables that a method reads, of the columns that its first stages write."""
     stages = method.stages(base()).inputs
-    tables = {t: {c: columns[c] for c in stages[t].config.columns} for t in method.tables}
-    return jax.tree.map(_as_jax, tables)
+    return jax.tree.map(_as_jax, {name: table_of(stages[name], rows) for name in method.tables})
 
 
 def shown_to(method, batch: dict) -> dict:
@@ -96,8 +141,9 @@ def make_spec(method, counts=COUNTS) -> Spec:
     counts = jnp.asarray(counts, jnp.float32)
     groups = counts if method.sees_attributes else jnp.full_like(counts, jnp.nan)
     labels = counts.reshape(CLASSES, ATTRIBUTES).sum(1)
-    student = Outputs(jnp.zeros((1, CLASSES)), jnp.zeros((1, WIDTH)))
-    return Spec(groups, labels, student, (), CLASSES, ATTRIBUTES, EXAMPLES)
+    inputs = make_batch()["views"]["plain"]
+    student = apply(_net(np.random.RandomState(0)), inputs, {}, method.taps)
+    return Spec(groups, labels, student, (), CLASSES, ATTRIBUTES, EXAMPLES, inputs)
 
 
 def make_now(method, memory, counts=COUNTS, step: int = 0, steps: float = 100.0) -> Now:
@@ -115,21 +161,38 @@ def _init(kind: type, method, counts, seed: Array) -> tuple[dict, dict]:
 def start(method, seed: int = 0, counts=COUNTS) -> tuple[dict, Now]:
     """Parameters of all nets and of the method, and what it is told in the first step."""
     r = np.random.RandomState(seed)
-    nets = {
-        name: jax.tree.map(
-            _as_jax, {"body": r.randn(INPUTS, WIDTH), "head": r.randn(WIDTH, CLASSES)}
-        )
-        for name in ("student", *method.extra_nets)
-    }
+    nets = {name: _net(r) for name in ("student", *method.extra_nets)}
     own, memory = _init(type(method), method, counts, seed)
     return {"nets": nets, "debias": own}, make_now(method, memory, counts)
 
 
-def apply(weights: dict, batch: dict, edits: dict, save: str) -> Outputs:
-    tape = Tape(save, edits)
-    x = tape("input", batch["views"]["plain"]["x"])
-    features = tape("features", jnp.tanh(x @ weights["body"]))
-    return Outputs(features @ weights["head"], features, tape.finish())
+def _net(r: np.random.RandomState) -> dict:
+    shapes = {"body": (INPUTS, WIDTH), "head": (WIDTH, CLASSES)}
+    shapes |= {"query": (WIDTH, WIDTH), "key": (WIDTH, WIDTH)}
+    return jax.tree.map(_as_jax, {name: r.randn(*shape) for name, shape in shapes.items()})
+
+
+def apply(weights: dict, inputs: dict, edits: dict, save: str) -> Outputs:
+    """The net with one head of attention; what it adds is small, to leave the rest as it is."""
+    tape, mask = Tape(save, edits), inputs["mask"]
+    x = tape("input", inputs["x"])
+    y = (x * mask)[:, :, None] * weights["body"]
+    query, key = y @ weights["query"], y @ weights["key"]
+    scores = jnp.einsum("BTD,BSD->BTS", query, key) / WIDTH
+    probs = jax.nn.softmax(jnp.where(mask[:, None] > 0, scores, -1e9))
+    y = tape("block00/out", y + 0.1 * tape("block00/attn_probs", probs[:, None])[:, 0] @ y)
+    features = tape("features", jnp.tanh(jnp.sum(y * mask[:, :, None], axis=1)))
+    return Outputs(features @ weights["head"], features, tape.finish(), mask.astype(jnp.float32))
+
+
+def outputs(method, nets: dict, batch: dict, edits: dict, now: Now, key: jax.Array) -> dict:
+    """Of all nets, and of all passes of the student."""
+    inputs, found = batch["views"]["plain"], {}
+    for name in method.extra_nets:
+        found[name] = apply(nets[name], inputs, edits, method.taps)
+    for name, one in method.passes(inputs, found, batch, now, key).items():
+        found[name] = apply(nets["student"], one.inputs, edits | one.edits, method.taps)
+    return found
 
 
 def step(method, params: dict, now: Now, batch: dict, key: jax.Array):
@@ -138,10 +201,10 @@ def step(method, params: dict, now: Now, batch: dict, key: jax.Array):
 
     def loss(params):
         changed, edits = method.prepare(batch, now, key)
-        outputs = {n: apply(w, changed, edits, method.taps) for n, w in params["nets"].items()}
-        task = method.task(outputs, changed, params["debias"], now)
+        found = outputs(method, params["nets"], changed, edits, now, key)
+        task = method.task(found, changed, params["debias"], now)
         terms = Terms(task=task, distill=jnp.zeros_like(task), total=task)
-        value, *rest = method(terms, outputs, changed, params["debias"], now, key)
+        value, *rest = method(terms, found, changed, params["debias"], now, key)
         return value, tuple(rest)
 
     return jax.value_and_grad(loss, has_aux=True)(params)

@@ -96,7 +96,8 @@ class Checkpoints:
         for path in self._folder.glob(TEMPORARY):
             files.remove(path)
         for path in map(self._path, self.steps()):
-            if not (path / DIGESTS).exists():
+            # in a bucket, Orbax's own mark comes after the digests
+            if not ((path / DIGESTS).exists() and ocp.utils.is_checkpoint_finalized(path)):
                 files.remove(path)
 
     def _newest(self) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from fairkd_jax import processes, registry, sharding
@@ -27,6 +28,7 @@ from fairkd_jax.train import drawn, log, optim, start
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
 from fairkd_jax.train.feed import Feed
 from fairkd_jax.train.methods import finished, shown_to
+from fairkd_jax.train.passes import trained_nets
 from fairkd_jax.train.step import (
     Methods,
     Program,
@@ -40,7 +42,7 @@ from fairkd_jax.train.step import (
     teachers_of,
 )
 from fairkd_jax.train.trackers import Tracker
-from fairkd_jax.types import Path, TrainState
+from fairkd_jax.types import Path, TrainState, schedule, with_numbers
 
 SCOPES = ("total", "task")
 
@@ -124,7 +126,9 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         debias=registry.build("debias", config.debias),
         distill=tuple(registry.build("distill", d) for d in config.distill),
         task_weight=mix.task_weight,
-        kd_weight=mix.kd_weight,
+        kd_weight=schedule(mix.kd_weight, "mix.kd_weight")
+        if isinstance(mix.kd_weight, Mapping)
+        else mix.kd_weight,
         label_smoothing=train.label_smoothing or None,
         scope=mix.scope,
         shares=teachers_of(mix),
@@ -155,7 +159,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         student=student,
         rule=optim.rule_of(config.optim, train.trainable, student.architecture.order()),
         teachers=tuple(sorted(teachers.items())) if reads else (),
-        num_attributes=len(opened.dataset.info.attribute_names),
+        num_attributes=config.attributes or len(opened.dataset.info.attribute_names),
         num_examples=drawn.largest_id(opened) + 1,
         accumulate=train.accumulate,
         deterministic=train.deterministic,
@@ -184,13 +188,15 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
         for name, net in program.teachers
         if net is None
     }
-    spec = make_spec(program, methods, drawn.now_of(config, methods), batch)
-    for method in methods.all:
-        method.check(shown_to(method, spec))
-    names = ("student", *methods.debias.extra_nets)
+    spec = make_spec(program, methods, drawn.now_of(config, methods, {}), batch)
+    ends = [with_numbers(methods, lambda number, e=e: getattr(number, e)) for e in ("end", "start")]
+    for methods in ends:
+        for method in methods.all:
+            method.check(shown_to(method, spec))
+    nets = trained_nets(program.student, methods.debias).items()
     params, _ = jax.eval_shape(
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),
-        dict.fromkeys(names, program.student.variable_shapes()["params"]),
+        {name: net.variable_shapes()["params"] for name, net in nets},
     )
     nets = dict(program.teachers) | {"": program.student}
     shapes = {name: net.variable_shapes() for name, net in nets.items() if net}
@@ -237,7 +243,14 @@ def run(
     shapes = drawn.batches(config, methods, program, inputs.tables, padding="fixed")
     rates = optim.learning_rates(config.optim, train.steps)
     numbers = optim.numbers(config.optim, config.optim.learning_rate, train.ema)
-    constants = methods, numbers, drawn.now_of(config, methods), np.uint32(config.seed)
+    now = drawn.now_of(config, methods, inputs.tables)
+    if config.attributes and np.any(now.group_counts == 0):  # known only now
+        logging.warning(
+            "of the groups that were inferred some are empty, %s by label and attribute: the net "
+            "that they were inferred from may be trained too briefly",
+            now.group_counts.astype(int).tolist(),
+        )
+    constants = methods, numbers, now, np.uint32(config.seed)
     methods, numbers, now, seed = sharding.put_replicated(constants, mesh)
     first = sharding.put_batch(shapes[0], mesh)  # of one shape, whatever the seed draws
     state = fresh_state(program, mesh, methods, numbers, now, first, seed)

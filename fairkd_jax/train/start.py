@@ -45,7 +45,10 @@ def _say_on_trust(folder: Path, view: str) -> None:
 
 
 def from_published(state: Any, net: Net, config: TrainStage) -> Any:
-    """The state with the weights that the model's config names, if any, in every trained net."""
+    """The state with the weights that the model's config names, if any, in every trained net.
+
+    One that is a part of the student's `net` takes what it has of them.
+    """
     if (start := weights.split(config.model)[1]) is None:
         return state
     label_names = pipeline.open_data(config.data).dataset.info.label_names

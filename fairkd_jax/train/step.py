@@ -21,9 +21,10 @@ from fairkd_jax.config import Mix
 from fairkd_jax.data.device import decoded
 from fairkd_jax.losses import labelled, masked_mean
 from fairkd_jax.models.net import Net
-from fairkd_jax.train import optim
+from fairkd_jax.train import optim, passes
 from fairkd_jax.train.methods import Methods, shown_to
-from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState
+from fairkd_jax.train.passes import trained_nets
+from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState, with_numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Program:
 def input_of(teacher: str) -> str:
     """What a teacher is called among a stage's inputs; "" is the one that needs no name."""
     return f"teacher.{teacher}".removesuffix(".")
+
+
+def _called(name: str) -> str:
+    return name.partition(".")[2]  # of an input
 
 
 def teachers_of(mix: Mix) -> dict[str, float | None]:
@@ -71,6 +76,10 @@ def _taps(*patterns: str) -> str:
     return "|".join(f"(?:{p})" for p in patterns if p)
 
 
+def _student_taps(methods: Methods) -> str:
+    return _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
+
+
 def _teacher_outputs(
     program: Program, methods: Methods, teachers: dict[str, Any], batch: Batch, edits: dict
 ) -> tuple[Outputs, ...]:
@@ -82,23 +91,23 @@ def _teacher_outputs(
             out = Outputs(logits=batch["tables"][table_of(name)]["logits"])
         else:
             out, _ = net.apply(teachers[name], batch, train=False, save=save, edits=edits)
-        outputs.append(out.replace(share=methods.shares.get(name)))
+        outputs.append(out.replace(share=methods.shares.get(name), name=_called(name)))
     return jax.lax.stop_gradient(tuple(outputs))
 
 
 def make_spec(program: Program, methods: Methods, now: Now, batch: Batch) -> Spec:
     """What methods may know when they make their parameters; counts may be traced or concrete."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-    student_taps = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
     teacher_taps = _taps(*[d.teacher_taps for d in methods.distill])
     return Spec(
         group_counts=now.group_counts,
         label_counts=now.label_counts,
-        student=program.student.shapes(shapes, student_taps),
+        student=program.student.shapes(shapes, _student_taps(methods)),
+        inputs=dict(batch["views"][program.student.view]),
         teachers=tuple(
-            net.shapes(shapes, teacher_taps)
+            net.shapes(shapes, teacher_taps).replace(name=_called(name))
             if net is not None
-            else Outputs(logits=shapes["tables"][table_of(name)]["logits"])
+            else Outputs(shapes["tables"][table_of(name)]["logits"], name=_called(name))
             for name, net in program.teachers
         ),
         num_classes=program.student.num_classes,
@@ -132,6 +141,7 @@ def init_state(
     seed: Array,
 ) -> TrainState:
     """A fresh state around the variables of the trained nets. `batch` gives shapes only."""
+    methods = with_numbers(methods, lambda number: number.start)
     spec = make_spec(program, methods, now, batch)
     params, memory = init_params(methods, spec, {k: v["params"] for k, v in nets.items()}, seed)
     state = TrainState(
@@ -202,23 +212,26 @@ def _loss(
     `known` is the share of the step's examples whose label is known. To the debiasing method the
     others are padding: the task loss is a mean over those, and KD one over all, in either scope.
     """
+    methods = with_numbers(methods, lambda number: number.at(now))
     ours = shown_to(methods.debias, now.replace(memory=now.memory["debias"]))
-    mix_key, debias_key, *net_keys = jax.random.split(key, 2 + len(params["nets"]))
+    mix_key, debias_key, *net_keys, pass_key = jax.random.split(key, 3 + len(params["nets"]))
     real, own = batch["real"], labelled(batch)
     shown = shown_to(methods.debias, batch | {"real": own})
     shown, edits = methods.debias.prepare(shown, ours, mix_key)
     batch = batch | shown | {"real": real}
-    save = _taps(methods.debias.taps, *[d.student_taps for d in methods.distill])
-    outputs, new_stats = {}, {}
-    for net_key, name in zip(net_keys, params["nets"]):
-        outputs[name], new_stats[name] = program.student.apply(
-            {"params": params["nets"][name], "stats": stats[name]},
-            batch,
-            train=not program.deterministic,
-            key=net_key,
-            save=save,
-            edits=edits,
-        )
+    nets = params["nets"]
+    outputs, new_stats = passes.run(
+        program.student,
+        methods.debias,
+        {name: {"params": nets[name], "stats": stats[name]} for name in nets},
+        shown,
+        edits,
+        ours,
+        dict(zip(nets, net_keys)),
+        pass_key,
+        train=not program.deterministic,
+        save=_student_taps(methods),
+    )
     answers = _teacher_outputs(program, methods, teachers, batch, edits)
 
     student = outputs["student"]
@@ -232,6 +245,7 @@ def _loss(
         memory["distill"][str(i)] = kd.memory
         distill += distiller.weight * kd.per_example
         penalty += distiller.weight * kd.penalty
+        task = task if kd.task_weight is None else kd.task_weight * task
         metrics |= {f"distill{i}/{k}": v for k, v in kd.metrics.items()}
     inside = 1.0 if methods.scope == "total" else 0.0
     total = methods.task_weight * task + inside * methods.kd_weight * known * distill
@@ -336,8 +350,10 @@ def fresh_state(program: Program, mesh: Mesh, methods: Methods, *arguments: Any)
     Nets are made by a program of their own, the longest to compile: all methods share it.
     """
     seed = arguments[-1]
-    names = ("student", *methods.debias.extra_nets)
-    nets = {name: fresh_net(program.student, mesh, seed, i) for i, name in enumerate(names)}
+    nets = {
+        name: fresh_net(net, mesh, seed, i)
+        for i, (name, net) in enumerate(trained_nets(program.student, methods.debias).items())
+    }
     return _compile_init(program, mesh)(methods, *arguments[:-1], nets, seed)
 
 

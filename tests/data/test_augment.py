@@ -15,7 +15,7 @@ from fairkd_jax.data.pipeline import epoch_size, eval_batches, open_data, train_
 from fairkd_jax.data.sets.colored_digits import ColoredDigits
 from fairkd_jax.data.sets.template_nli import TEMPLATES, TemplateNli
 from fairkd_jax.data.source import Source
-from fairkd_jax.testing.augment import Everything
+from fairkd_jax.testing.everything import Everything
 from fairkd_jax.types import Inputs
 
 pytestmark = pytest.mark.quick

@@ -32,23 +32,30 @@ def expand(stage: Stage) -> Stage:
     return registry.build("debias", stage.config.debias).stages(stage)
 
 
+LONGER = {"bias": {"name": "weak_learner", "share": 0.33}}
+
+
 @pytest.mark.parametrize(
-    ("name", "table", "column", "option"),
-    [("jtt", "mistakes", "mistake", "identify_share"), ("poe", "bias", "log_probs", "bias_share")],
+    ("name", "table", "columns", "options"),
+    [
+        ("jtt", "mistakes", ("mistake",), {"identify_share": 0.33}),
+        ("poe", "bias", ("log_probs", "logits"), LONGER),
+        ("dfl", "bias", ("log_probs", "logits"), LONGER),
+    ],
 )
-def test_a_first_net_writes_a_table_for_the_second(name, table, column, option):
+def test_a_first_net_writes_a_table_for_the_second(name, table, columns, options):
     stage = expand(base(name))
     assert stage.config == base(name).config
     assert set(stage.inputs) == {"teacher", table}
     written = stage.inputs[table]
-    assert written.config.columns == (column,) and written.config.split == "train"
+    assert written.config.columns == columns and written.config.split == "train"
     first = written.inputs["net"]
     assert first.config.debias == {"name": "erm"} and first.config.distill == ({"name": "none"},)
     assert first.config.mix == Mix() and not first.inputs
     assert first.config.train.steps == 20 and first.config.train.select == "last"
     assert first.config.seed == 0
 
-    longer = expand(base(name, **{option: 0.33})).inputs[table].inputs["net"]
+    longer = expand(base(name, **options)).inputs[table].inputs["net"]
     assert longer.config.train.steps == 33
 
     # The first net knows no teacher: a baseline and a distilled student share it.
@@ -64,19 +71,18 @@ def test_jtt_identifies_from_where_the_second_net_starts():
     assert identify.inputs["init"].identity == weights.identity and "teacher" not in identify.inputs
 
 
-def test_poe_takes_a_bias_model_of_its_own():
+def test_a_weak_learner_may_have_a_model_of_its_own():
     weak = {"preset": "mini", "name": "bert"}
-    stage = expand(base("poe", bias_model=weak))
+    stage = expand(base("poe", bias={"name": "weak_learner", "model": weak}))
     assert stage.inputs["bias"].inputs["net"].config.model == weak
-    same = expand(base("poe", bias_model=dict(reversed(weak.items()))))
-    assert same.identity == stage.identity
-    built = registry.build("debias", {"name": "poe", "bias_model": weak})
-    assert dict(built.bias_model) == weak
-    hash(built.bias_model)
+    turned = {"model": dict(reversed(weak.items())), "name": "weak_learner"}
+    assert stage.identity == expand(base("poe", bias=turned)).identity
 
 
 def test_dfr_retrains_the_head_from_a_distilled_net():
-    stage = expand(base("dfr", head_share=0.07, head_learning_rate=0.5, split="val"))
+    stage = expand(
+        base("dfr", solver="gradient", head_share=0.07, head_learning_rate=0.5, split="val")
+    )
     assert set(stage.inputs) == {"init"}
     config, features = stage.config, stage.inputs["init"]
     assert config.debias["name"] == "dfr"  # so that its check looks at the groups of the split
@@ -89,3 +95,25 @@ def test_dfr_retrains_the_head_from_a_distilled_net():
     assert set(features.inputs) == {"teacher"}
     # The first stage is what plain ERM trains, so a study of both trains it once.
     assert features.identity == expand(base("erm")).identity
+
+
+def test_dfr_fits_the_head_of_a_distilled_net_by_features_of_two_splits():
+    stage = expand(base("dfr"))
+    features = expand(base("erm"))  # trained once for both
+    assert stage.kind == "refit" and stage.config.data.split == "val"
+    assert stage.inputs["net"].identity == features.identity
+    split_of = {k: one.config.split for k, one in stage.inputs.items() if k != "net"}
+    assert split_of == {"train": "train", "features": "val"}
+    assert {one.inputs["net"].identity for k, one in stage.inputs.items() if k != "net"} == {
+        features.identity
+    }
+    with pytest.raises(registry.UnknownName, match=r"dfr.solver: 'newton'.*gradient, liblinear"):
+        expand(base("dfr", solver="newton"))
+
+
+def test_afr_holds_out_what_its_head_learns_from():
+    stage = expand(base("afr", held_share=0.3))
+    part, net = stage.inputs["part"], stage.inputs["net"]
+    assert part.config.infer == {"name": "holdout", "share": 0.3}
+    assert net.inputs["draw"].identity == part.identity and "teacher" in net.inputs
+    assert net.config.debias == {"name": "erm"} and stage.config.debias["name"] == "afr"

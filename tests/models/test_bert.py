@@ -33,7 +33,8 @@ def small():
 def test_names_of_intermediates(small):
     net, variables = small
     taps = net.apply(variables, make_batch((8, 3), 8), train=False, save=".*")[0].taps
-    inside = ("attn_probs", "head_out", "attn_out", "mlp_out", "out")
+    attention = [f"attn_{part}" for part in ("query", "key", "value", "scores", "probs")]
+    inside = (*attention, "head_out", "attn_out", "mlp_out", "out")
     blocks = [f"block{i:02}/{name}" for i in range(2) for name in inside]
     assert list(taps) == ["input", "embed", *blocks, "features"]
     assert taps["block00/attn_probs"].shape == (2, 2, 8, 8)

@@ -24,18 +24,18 @@ def test_fused_attention_equals_explicit_attention(biased, monkeypatch):
     target = jax.random.normal(keys[3], query.shape)
 
     def run(query, key, value, tape):
-        out = attend(query, key, value, mask, tape, "probs", dropout=0.5, bias=bias, scale=scale)
+        out = attend(query, key, value, mask, tape, "attn", dropout=0.5, bias=bias, scale=scale)
         return jnp.vdot(out, target), out
 
     grad = jax.value_and_grad(run, (0, 1, 2), has_aux=True)
-    (_, explicit), explicit_grads = grad(query, key, value, Tape("probs"))
+    (_, explicit), explicit_grads = grad(query, key, value, Tape("attn_probs"))
     monkeypatch.setattr(layers, "_on_cpu", lambda: False)
     (_, fused), fused_grads = grad(query, key, value, Tape())
     np.testing.assert_allclose(fused, explicit, rtol=1e-5, atol=1e-6)
     for a, b in zip(fused_grads, explicit_grads):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    run(query, key, value, tape := Tape("probs"))
-    probs = tape.finish()["probs"]
+    run(query, key, value, tape := Tape("attn_probs"))
+    probs = tape.finish()["attn_probs"]
     assert probs.shape == (3, 2, 5, 5) and probs.dtype == jnp.float32
     np.testing.assert_allclose(probs.sum(-1), 1.0, rtol=1e-6)
     np.testing.assert_array_equal(probs[1, :, :, 3:], 0.0)
@@ -44,15 +44,15 @@ def test_fused_attention_equals_explicit_attention(biased, monkeypatch):
 def test_probabilities_are_dropped_out_in_training_only():
     x = jnp.ones((1, 4, 1, 2))
     mask = jnp.ones((1, 1, 1, 4), bool)
-    evaluated = attend(x, x, x, mask, Tape(), "probs", dropout=0.5)
+    evaluated = attend(x, x, x, mask, Tape(), "attn", dropout=0.5)
     np.testing.assert_allclose(evaluated, 1.0, rtol=1e-6)
     tape = Tape(train=True, key=jax.random.key(0))
-    trained = attend(x, x, x, mask, tape, "probs", dropout=0.5)
+    trained = attend(x, x, x, mask, tape, "attn", dropout=0.5)
     # each of 4 keys weighs 0.25 and is kept, doubled, or dropped: multiples of a half
     np.testing.assert_allclose(trained * 2, np.round(trained * 2), atol=1e-6)
     assert float(jnp.abs(trained - 1.0).max()) > 0
     with pytest.raises(ValueError, match="key="):
-        attend(x, x, x, mask, Tape(train=True), "probs", dropout=0.5)
+        attend(x, x, x, mask, Tape(train=True), "attn", dropout=0.5)
 
 
 @pytest.mark.parametrize("rate, shape", [(0.1, (64, 33, 31)), (0.5, (40001,)), (1.0, (5, 3))])
@@ -94,8 +94,8 @@ def test_stochastic_depth_drops_examples_whole_and_keeps_the_mean(rate):
 def test_probabilities_may_be_edited():
     x = jax.random.normal(jax.random.key(0), (1, 3, 1, 2))
     mask = jnp.ones((1, 1, 1, 3), bool)
-    tape = Tape(edits={"probs": Edit(jnp.full((3, 3), 1 / 3))})
-    out = attend(x, x, x, mask, tape, "probs")
+    tape = Tape(edits={"attn_probs": Edit(jnp.full((3, 3), 1 / 3))})
+    out = attend(x, x, x, mask, tape, "attn")
     np.testing.assert_allclose(out, jnp.broadcast_to(x.mean(1, keepdims=True), x.shape), rtol=1e-5)
 
 

@@ -18,7 +18,7 @@ from fairkd_jax.types import Outputs
 
 VOCABULARY = (  # see tape.py; a family of its own adds prefixes
     r"input|(enc/|dec/)?embed|stem|features|lm_logits|(enc|dec)/out|stage\d+/block\d+/out"
-    r"|(enc/|dec/)?block\d\d/(attn_probs|head_out|attn_out|cross_probs|cross_head_out|cross_out"
+    r"|(enc/|dec/)?block\d\d/((attn|cross)_(query|key|value|scores|probs|out)|(cross_)?head_out"
     r"|mlp_out|out)"
 )
 

@@ -58,7 +58,9 @@ def test_names_of_intermediates(readout):
 
     jax.eval_shape(run, net.variable_shapes(), make_batch((7, 4), 7))
 
-    attention, cross = ("attn_probs", "head_out", "attn_out"), ("probs", "head_out", "out")
+    parts = ("query", "key", "value", "scores", "probs")
+    attention = [*(f"attn_{part}" for part in parts), "head_out", "attn_out"]
+    cross = (*parts, "head_out", "out")
     inside = [*attention, "mlp_out", "out"]
     both = [*attention, *(f"cross_{name}" for name in cross), "mlp_out", "out"]
     encoder = [f"enc/block0{i}/{name}" for i in range(2) for name in inside]

@@ -49,7 +49,8 @@ def normal(x):
 def test_names_and_shapes_of_intermediates():
     net = vit(depth=2)
     taps = run(net, random_variables(net), images(), save=".*").taps
-    inside = ("attn_probs", "head_out", "attn_out", "mlp_out", "out")
+    attention = [f"attn_{part}" for part in ("query", "key", "value", "scores", "probs")]
+    inside = (*attention, "head_out", "attn_out", "mlp_out", "out")
     blocks = [f"block{i:02}/{name}" for i in range(2) for name in inside]
     assert list(taps) == ["input", "embed", *blocks, "features"]
     assert taps["block00/attn_probs"].shape == (2, 2, 7, 7)  # 2 x 3 patches and the class token

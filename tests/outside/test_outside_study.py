@@ -13,6 +13,7 @@ from conftest import ROOT
 PROJECT = pathlib.Path(__file__).parent / "project"
 PLUGINS = {
     "debias": "my_project.methods.mine",
+    "bias": "my_project.methods.narrow",
     "distill": "my_project.methods.closer",
     "sets": "my_project.data.spots",
     "views": "my_project.data.grey",
@@ -101,10 +102,10 @@ def test_authors_run_the_tests_of_the_contracts(project):
     text = (project / "my_project" / "methods" / "mine.py").read_text()
     careless.write_text(text.replace('batch["real"]', 'batch["real"] * 0 + 1'))
     command = "-m", "fairkd_jax.testing", *(f"{k}={v}" for k, v in PLUGINS.items())
-    few = "padding or splits or encoded or extra_examples"
+    few = "padding or splits or encoded or extra_examples or neither_method"
     out = said(begin(project, *command, "debias=my_project.methods.careless", "-k", few), status=1)
     assert "debias.py::test_padding_rows_change_nothing[my_project.methods.careless]" in out
-    assert "1 failed" in out and "8 passed" in out, out
+    assert "1 failed" in out and "9 passed" in out, out
     assert "Did you mean 'mine'" in said(
         begin(project, *command, "debias=my_project.methods.min"), 2
     )

@@ -149,7 +149,7 @@ def test_a_doubtful_step_is_told_beside_the_answer(study):
 
 def test_rows_left_out_on_reading_are_shown(study):
     finished = study("worst_group_accuracy", teacher=0.6 + RIPPLE)
-    assert "Left out" not in page.render(finished)
+    assert "Not counted" not in page.render(finished)
     finished.about["data"]["in_domain"]["train"]["left_out"] = {"-": 1785, "?": 1}
-    told = "Left out on reading train: 1,785 rows of label “-”, 1 row of label “?”."
+    told = "Not counted in train: 1,785 rows (“-”), 1 row (“?”)."
     assert told in page.render(finished)

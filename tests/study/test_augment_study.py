@@ -50,6 +50,14 @@ def test_roles_say_which_nets_are_trained_with_it():
     assert check.check(study(distilled))
 
 
+@pytest.mark.quick
+def test_extra_examples_are_counted():
+    told = execute._data(plan.runs(study({}, SWAP, **{"debias": {"name": "erm"}})))["in_domain"]
+    train, extra = told["train"]["counts"], told["extra, swap"]["counts"]
+    assert sum(extra) == 100 and not told["extra, swap"]["left_out"]
+    assert np.argmax(extra) != np.argmax(train)  # digits whose colour was common, in the other
+
+
 def loop_roles():
     return ("teacher", "baseline", "distilled")
 
@@ -67,7 +75,7 @@ def test_tables_tell_of_extra_examples_and_changes_have_the_teacher_live():
     [jtt] = nets(plan.runs(study(SWAP, debias={"name": "jtt"})), "distilled")
     assert {one.config.augment["swap"]["name"] for one in jtt.inputs.values()} == {"attribute_swap"}
     [dfr] = nets(plan.runs(study(SWAP, debias={"name": "dfr"})), "teacher")
-    assert dfr.config.data.augment == {} and dfr.inputs["init"].config.data.augment == SWAP
+    assert dfr.config.data.augment == {} and dfr.inputs["net"].config.data.augment == SWAP
 
 
 @pytest.mark.quick

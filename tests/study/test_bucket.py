@@ -25,6 +25,7 @@ from fairkd_jax.data.tables import read_table, write_table
 from fairkd_jax.models import pretrained
 from fairkd_jax.models.net import make_net
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.train.checkpoint import Checkpoints
 from fairkd_jax.types import Path
 
 PACKAGES = ("gcsfs", "gcp_storage_emulator")
@@ -158,6 +159,18 @@ def test_sigterm_saves_in_a_bucket(launch, bucket, unbroken):
     os.kill(run.pid, signal.SIGTERM)
     assert run.wait(120) == 75, run.said[-3000:]
     assert "the same command goes on" in run.said
+
+
+def test_a_checkpoint_whose_last_file_is_missing_is_unfinished(bucket):
+    state = {"w": jax.numpy.arange(3.0)}
+    checkpoints = Checkpoints(bucket / "checkpoints")
+    for step in (1, 2):
+        checkpoints.save(step, state, {"at": step})
+    checkpoints.close()
+    files.remove(bucket / "checkpoints" / "2" / "commit_success.txt")
+    again = Checkpoints(bucket / "checkpoints")
+    assert again.restore(state)[1] == {"at": 1} and again.steps() == [1]
+    again.close()
 
 
 def test_files_of_a_bucket(bucket, tmp_path):

@@ -11,8 +11,11 @@ import signal
 import time
 
 import numpy as np
+import pandas
 import pytest
+from conftest import prepared
 from disturbed import HANG, Zygote, assert_ends_as, records, zygote
+from ports import free_port
 
 
 def times(few: int, many: int):
@@ -133,6 +136,24 @@ def test_two_processes_with_two_folders_both_say_so(launch, tmp_path):
         assert run.last.startswith("error: process 1"), run.said[-3000:]
         assert str(tmp_path / "a") in run.last and str(tmp_path / "b") in run.last
     assert not list(tmp_path.glob("*/stages"))
+
+
+@pytest.mark.parametrize("name", ["mnli", pytest.param("mnist", marks=pytest.mark.slow)])
+def test_two_processes_read_a_prepared_set_as_one_does(launch, tmp_path, name):
+    config = (
+        f"--config={pathlib.Path(__file__).parent / 'prepared_study.py'}:{name},{prepared(name)}"
+    )
+    hosts = f"--coordinator=localhost:{free_port()}", "--num_processes=2"
+    runs = [launch.start("study", tmp_path / "one", config)]
+    runs += [
+        launch.start("study", tmp_path / "two", config, *hosts, f"--process_id={i}")
+        for i in range(2)
+    ]
+    for run in runs:
+        assert run.wait(HANG) == 0, run.said
+    one, two = (records(tmp_path / folder, "prepared") for folder in ("one", "two"))
+    pandas.testing.assert_frame_equal(one.drop(columns="value"), two.drop(columns="value"))
+    np.testing.assert_allclose(one.value, two.value, rtol=1e-3, atol=1e-4)  # sums of two halves
 
 
 @times(3, 30)

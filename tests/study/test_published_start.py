@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from fairkd_jax import sharding
+from fairkd_jax import registry, sharding
 from fairkd_jax.config import (
     Data,
     EvaluateStage,
@@ -29,12 +29,13 @@ from fairkd_jax.models import pretrained
 from fairkd_jax.report import html
 from fairkd_jax.study import check, execute, reads, stage, stored
 from fairkd_jax.train import loop
+from fairkd_jax.train.passes import trained_nets
 from fairkd_jax.train.start import from_published
 from fairkd_jax.types import TrainState
 
 SET = {"name": "template_nli", "train": 200, "eval": 60}
 LENGTH = {"name": "wordpiece", "length": 24}
-NET = {"name": "bert", "preset": "tiny", "depth": 1, "width": 16, "mlp_width": 32}
+NET = {"name": "bert", "preset": "tiny", "depth": 2, "width": 16, "mlp_width": 32}
 NONE = ({"name": "none"},)
 
 
@@ -145,16 +146,20 @@ def test_published_weights_teach_untrained_and_a_study_borrows_them_without_thei
     assert (row["model"], row["parameters"]) == ("bert/weights", untrained["parameters"])
 
 
-def test_every_trained_net_starts_from_them(exported):
-    config = train_stage(*start(exported, head="fresh"), debias="lff").config
+@pytest.mark.parametrize("debias", ["lff", "read"])
+def test_every_trained_net_starts_from_them(exported, debias):
+    """Also one of fewer blocks, as far as it goes."""
+    config = train_stage(*start(exported, head="fresh"), debias=debias).config
     net = loop.net_of(config.data, config.model)
-    nets = {name: net.init(jax.random.key(i)) for i, name in enumerate(("student", "biased"))}
+    found = trained_nets(net, registry.build("debias", config.debias))
+    nets = {name: one.init(jax.random.key(i)) for i, (name, one) in enumerate(found.items())}
     params, stats = ({n: v[k] for n, v in nets.items()} for k in ("params", "stats"))
     state = TrainState(0, {"nets": params}, stats, {}, {})
     started = from_published(state, net, config).params["nets"]
     for name in nets:
         assert_equal(started[name].pop("head"), params[name]["head"])
-    assert_equal(started["student"], started["biased"])
+    student, other = started.values()
+    assert_equal({name: student[name] for name in other}, other)
 
 
 def refused(match, views, model):

@@ -38,7 +38,7 @@ def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
     words = {
         "tokens": (rng.integers(5, 50, (rows, 8)) * mask).astype(np.int32),
         "mask": mask,
-        "segments": np.zeros((rows, 8), np.int32),
+        "segments": (np.arange(8) >= 2) * mask,  # pairs of texts
     }
     label = rng.integers(0, CLASSES, rows).astype(np.int32)
     attribute = rng.integers(0, ATTRIBUTES, rows).astype(np.int32)
@@ -56,6 +56,7 @@ def batch(rows: int = 16, seed: int = 0, attributes: bool = True) -> dict:
             "mistakes": {"mistake": (mistake := rng.integers(0, 2, rows).astype(np.float32))},
             "early_mistakes": {"mistake": mistake},
             "bias": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
+            "erm": {"log_probs": np.log(rng.dirichlet([1, 1], rows)).astype(np.float32)},
         },
     }
     if attributes:

@@ -29,7 +29,8 @@ def test_the_task_loss_is_that_of_smoothed_labels(debias, mixed):
         rng, rows, classes, share = np.random.default_rng(0), 6, 3, 0.2
         logits, bias = rng.normal(size=(2, rows, classes))
         label, partner = rng.integers(0, classes, (2, rows)).astype(np.int32)
-        batch = {"label": jnp.asarray(label), "tables": {"bias": {"log_probs": jnp.asarray(bias)}}}
+        tables = {"bias": {"log_probs": jnp.asarray(bias)}}
+        batch = {"label": jnp.asarray(label), "real": jnp.ones(rows), "tables": tables}
         targets = np.eye(classes)[label]
         if mixed and debias == "erm":
             weight = rng.uniform(size=rows)
@@ -38,7 +39,8 @@ def test_the_task_loss_is_that_of_smoothed_labels(debias, mixed):
         method = registry.build("debias", {"name": debias})
         methods = step.Methods(method, (), label_smoothing=share)
         outputs = {"student": Outputs(logits=jnp.asarray(logits))}
-        plain, smoothed = task_losses(methods, outputs, batch, {}, s.NOW)
+        now = s.NOW.replace(step=jnp.int32(0))
+        plain, smoothed = task_losses(methods, outputs, batch, {}, now)
         if debias == "poe":
             logits = logits + bias
         for got, e in ((plain, 0.0), (smoothed, share)):

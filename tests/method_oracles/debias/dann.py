@@ -2,17 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from method_oracles.cases import Case, reduce
+from method_oracles.cases import Case, environments, reduce
 
 from fairkd_jax.debias.dann import DANN
 
 
 def adapt(case: Case):
     x, hyper = case.x, case.hyper
-    features = [x["x_env0"], x["x_env1"]]
-    label = jnp.concatenate([x["y_env0"], x["y_env1"]])
-    attribute = jnp.concatenate([jnp.full(len(v), e) for e, v in enumerate(features)])
-    batch = {"label": label, "attribute": attribute, "real": case.ones(label)}
+    features, batch, _ = environments(case, "x")
     method = DANN(
         strength=hyper["lambda"],
         gradient_penalty=hyper["grad_penalty"],
@@ -35,6 +32,4 @@ def adapt(case: Case):
         "grad_W_disc": disc,
         "gen_loss": value - adversary - hyper["lambda"] * adversary,
         "grad_W_cls": cls,
-        "grad_x_env0": grads[0],
-        "grad_x_env1": grads[1],
-    }
+    } | {f"grad_x_env{e}": g for e, g in enumerate(grads)}

@@ -2,27 +2,24 @@
 
 import jax
 import jax.numpy as jnp
-from method_oracles.cases import Case, make_spec, reduce, start
+from method_oracles.cases import Case, environments, make_spec, reduce, start
 
 from fairkd_jax import losses
 from fairkd_jax.debias.irm import IRM, scale_gradient
 
 
 def adapt(case: Case):
-    x, count = case.x, case.hyper["envs"]
-    z = [x[f"z_env{e}"] for e in range(count)]
-    label = jnp.concatenate([x[f"y_env{e}"] for e in range(count)])
-    environment = jnp.concatenate([jnp.full(len(v), e) for e, v in enumerate(z)])
-    batch = {"label": label, "attribute": environment, "real": case.ones(label)}
+    count = case.hyper["envs"]
+    z, batch, counts = environments(case, "z")
     method = IRM(weight=case.hyper["penalty_weight"], anneal_steps=0)
     params, memory = start(method, make_spec(num_attributes=count), case.dtype)
 
     def loss(z):
-        return reduce(method, jnp.concatenate(z), batch, params, memory)
+        return reduce(method, jnp.concatenate(z), batch, params, memory, **counts)
 
     (value, (after, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(z)
-    slopes = scale_gradient(jnp.concatenate(z), label)
-    whole, _ = losses.group_means(slopes, environment, batch["real"], count)
+    slopes = scale_gradient(jnp.concatenate(z), batch["label"])
+    whole, _ = losses.group_means(slopes, batch["attribute"], batch["real"], count)
     return {
         "nll": value - method.weight * metrics["penalty"],
         "penalty_per_env": after["penalties"],

@@ -1,7 +1,7 @@
 """Products with one bias model and with two."""
 
 import jax
-from method_oracles.cases import Case, reduce
+from method_oracles.cases import Case, reduce, sources, with_bias
 
 from fairkd_jax.debias.poe import PoE
 
@@ -11,14 +11,13 @@ def adapt(case: Case):
     logs = {k: jax.nn.log_softmax(x[k]) for k in ("bias_logits", "bias_logits_2")}
     found = {}
     for suffix, exponent, bias in (
-        ("", 1.0, x["bias_logp"]),
-        ("_alpha", case.hyper["poe_alpha"], logs["bias_logits"]),
-        ("_two_bias", 1.0, logs["bias_logits"] + logs["bias_logits_2"]),
+        ("", 1.0, [x["bias_logp"]]),
+        ("_alpha", case.hyper["poe_alpha"], [logs["bias_logits"]]),
+        ("_two_bias", 1.0, [*logs.values()]),
     ):
-        batch = {"label": x["y"], "tables": {"bias": {"log_probs": bias}}, "real": case.ones(bias)}
+        method, batch = PoE(sources(len(bias)), exponent), with_bias(case, *bias)
         (loss, _), grad = jax.value_and_grad(
-            lambda z, batch=batch, e=exponent: reduce(PoE(exponent=e), z, batch, {}, {}),
-            has_aux=True,
+            lambda z, method=method, batch=batch: reduce(method, z, batch, {}, {}), has_aux=True
         )(x["z"])
         found |= {f"loss{suffix}": loss, f"grad_z{suffix}": grad}
     return found

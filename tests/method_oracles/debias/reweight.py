@@ -6,11 +6,10 @@ from method_oracles.cases import Case, make_spec, reduce, start
 from fairkd_jax.debias.reweight import Reweight
 
 
-def adapt(case: Case, power: float = 1.0):
+def adapt(case: Case, method=Reweight()):
     x, attributes = case.x, case.hyper["num_attributes"]
     group = x["y"] * attributes + x["attr"]
     batch = {"label": x["y"], "group": group, "real": case.ones(x["y"])}
-    method = Reweight(power=power)
     counts = x["group_sizes"].astype(case.dtype)
     params, memory = start(method, make_spec(groups=counts, num_attributes=attributes), case.dtype)
     (loss, _), grad = jax.value_and_grad(

@@ -3,6 +3,8 @@
 from method_oracles.cases import Case
 from method_oracles.debias import reweight
 
+from fairkd_jax.debias.reweight import Reweight
+
 
 def adapt(case: Case):
-    return reweight.adapt(case, power=0.5)
+    return reweight.adapt(case, Reweight(power=0.5))
