@@ -51,6 +51,10 @@ class CRD(Distiller):
                 f"{self.temperature} and num_examples = {spec.num_examples} (one more than the "
                 "largest id of the training split) must be above 0"
             )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"distill.crd: momentum = {self.momentum}, expected 0 up to, but not, 1"
+            )
         pairs.check(self, spec, same="nothing")
 
     def init(self, spec, key):

@@ -1,9 +1,9 @@
 """DeTT (arXiv 2302.11187): SimKD, in which a student's early mistakes weigh more.
 
 `w_i |p(f_s) - f_t|^2` with w = `factor` where an early ERM net of the student's kind is wrong, else
-1, and the projector p of `simkd`. The method is recalled and its code a third party's: that also
-weighs what is left of the task loss by w, which `debias` "jtt" does, and freezes the projector as
-drawn at random, by an oversight; here it learns.
+1, and the projector p of `simkd`; what is left of the task loss is weighed by w too. The method is
+recalled and its code a third party's, in which the projector stays as drawn at random, by an
+oversight: here it learns.
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ from fairkd_jax.types import KD, Array, Spec
 class DeTT(Distiller):
     """By example; options, and what becomes of the teacher's head, are those of `simkd`.
 
-    Under `debias` "jtt" with scope "total" mistakes would be weighed twice: there say `simkd`.
+    Under `debias` "jtt" mistakes would be weighed twice: there say `simkd`, with scope "total" the
+    same.
     """
 
     reads = "inside"
@@ -58,7 +59,12 @@ class DeTT(Distiller):
         return base.hang(early_mistakes=Stage("table", table, {"net": early}))
 
     def check(self, spec: Spec) -> None:
-        """Raises as that of `simkd`."""
+        """Raises as that of `simkd`; ValueError for an early net that trains for no time."""
+        if not 0 < self.identify_share <= 1:
+            raise ValueError(
+                f"distill.dett: identify_share = {self.identify_share}, expected a share of the "
+                "steps, above 0 and up to 1"
+            )
         projections.check_projector(self, spec, self.projector, self.narrowing)
 
     def check_tables(self, tables):
@@ -82,7 +88,8 @@ class DeTT(Distiller):
             return projections.square_error(*projections.projected(params[met.name], met))
 
         losses = pairs.total(loss, self.pairs, student, teachers, batch)
-        return KD(per_example=self.weigh(losses, batch), penalty=jnp.zeros(()))
+        weights = self.weigh(jnp.ones_like(losses), batch)
+        return KD(per_example=weights * losses, penalty=jnp.zeros(()), task_weight=weights)
 
     def weigh(self, losses, batch):
         """Losses by example, those of early mistakes times `factor`."""

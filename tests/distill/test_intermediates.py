@@ -15,7 +15,6 @@ from fairkd_jax.distill.hidden import Hidden
 from fairkd_jax.distill.mfd import MFD
 from fairkd_jax.distill.simkd import SimKD
 from fairkd_jax.testing.distill import batch, make_now, make_spec, outputs
-from fairkd_jax.testing.tiny_step import make_spec as debias_spec
 from fairkd_jax.train.methods import Methods, shown_to
 from fairkd_jax.types import Outputs, Terms
 
@@ -167,7 +166,7 @@ def test_the_net_that_is_kept_has_the_teachers_head_behind_the_projector():
 def test_attributes_are_shown_to_whom_they_are_due():
     methods = Methods(ERM(), (Hidden(), MFD()))
     assert methods.sees_attributes and not Methods(ERM(), (Hidden(),)).sees_attributes
-    whole, spec = {"attribute": 0, "group": 1, "label": 2}, debias_spec(MFD())
+    whole, spec = {"attribute": 0, "group": 1, "label": 2}, make_spec(outputs(5, 0), ())
     for method in methods.all:
         sees = method.sees_attributes
         assert ("attribute" in shown_to(method, whole)) == ("group" in shown_to(method, whole))
@@ -185,6 +184,8 @@ def test_attributes_are_shown_to_whom_they_are_due():
         ({"name": "hidden", "regressor": "deep"}, "dense, normalised"),
         ({"name": "mfd", "kernel": "linear"}, "poly, rbf"),
         ({"name": "crd", "negatives": 0}, "negatives = 0"),
+        ({"name": "crd", "momentum": 1.0}, "momentum = 1.0"),
+        ({"name": "dett", "identify_share": 0.0}, "identify_share = 0.0"),
         ({"name": "vid", "variance": 0.0}, "distill.vid: variance = 0.0"),
         ({"name": "simkd", "factor": 0}, "distill.simkd: factor = 0"),
         (
