@@ -71,7 +71,7 @@ def loss_of(debias, share: float) -> float:
     methods = s.methods(debias)
     if share:
         methods = methods.replace(label_smoothing=np.float32(share))
-    program, batch = s.program(s.small_net("resnet")), s.batch()
+    program, batch = s.program(s.small_net("bert")), s.batch()
     seed = np.uint32(0)
     state = fresh_state(program, ONE, methods, s.numbers(), s.NOW, batch, seed)
     _, metrics = compile_step(program, ONE)(state, methods, s.numbers(), s.NOW, batch, {}, seed)
