@@ -9,6 +9,8 @@ from fairkd_jax.models.layers import attend
 from fairkd_jax.models.tape import Tape
 from fairkd_jax.types import Outputs
 
+TAP = "block00/attn_probs"
+
 
 def adapt(case: Case):
     x, heads = case.x, case.hyper["heads"]
@@ -23,18 +25,18 @@ def adapt(case: Case):
             (hidden @ weights[name].T + x[f"{name}_bias"]).reshape(*hidden.shape[:2], heads, -1)
             for name in (*names, "value")
         )
-        tape = Tape("probs", edits)
-        context = attend(query, key, value, mask, tape, "probs").reshape(hidden.shape)
-        return context, tape.finish()["probs"]
+        tape = Tape(TAP, edits)
+        context = attend(query, key, value, mask, tape, "block00/attn").reshape(hidden.shape)
+        return context, tape.finish()[TAP]
 
     own, of_bias = ("query", "key"), ("query_bias", "key_bias")
 
     def mixed(hidden, w_query):
         bias = attention(hidden, w_query, of_bias, {})[1]
-        outputs = {"bias": Outputs(None, taps={"block00/attn_probs": bias})}
-        (edit,) = method.passes({}, outputs, {}, None, None)["student"].edits.values()
-        context, probs = attention(hidden, w_query, own, {"probs": edit})
-        return jnp.sum(context**2), (context, probs, edit.value)
+        outputs = {"bias": Outputs(None, taps={TAP: bias})}
+        edits = method.passes({}, outputs, {}, None, None)["student"].edits
+        context, probs = attention(hidden, w_query, own, edits)
+        return jnp.sum(context**2), (context, probs, edits[TAP].value)
 
     layer = x["hidden"], x["query_weight"]
     (_, (context, probs, bias)), grads = jax.value_and_grad(mixed, (0, 1), has_aux=True)(*layer)
