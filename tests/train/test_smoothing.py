@@ -48,7 +48,14 @@ def test_the_task_loss_is_that_of_smoothed_labels(debias, mixed):
             np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
-@pytest.mark.parametrize("debias", registry.available("debias"))
+DEFAULT = ("erm", "group_dro", "lff", "mixup", "poe")  # test_step.py steps with all others
+EVERY = [
+    pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow)
+    for name in registry.available("debias")
+]
+
+
+@pytest.mark.parametrize("debias", EVERY)
 def test_a_step_of_any_method_learns_with_smoothed_labels(debias):
     losses = {
         share: loss_of(registry.build("debias", {"name": debias}), share) for share in (1e-9, 0.5)
