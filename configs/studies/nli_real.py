@@ -61,7 +61,7 @@ def get_config(folder_and_weights: str = ""):
     )
     here, there = (mnli, snli) if kind == "mnli" else (snli, mnli)
     elsewhere = {
-        "other_corpus": there,
+        "other_corpus": there | {"limit": 1_000},
         "cad": files(test="nli_cad/test.tsv.gz", subpopulations={"test": "origin"}),
         "negation": files(test="nli_negation/test.tsv.gz", subpopulations={"test": "source"}),
     }
@@ -72,7 +72,7 @@ def get_config(folder_and_weights: str = ""):
         attribute_names=HEURISTICS,
         suggests={h: ("entailment",) for h in HEURISTICS},
         subpopulations={"hans": "subcase"},
-        limit=3_000,
+        limit=1_500,
     )
     return as_config_dict(
         Study(
