@@ -246,6 +246,29 @@ class Stage:
         merged = {k: v for k, v in (dict(self.inputs) | inputs).items() if v is not None}
         return dataclasses.replace(self, inputs=merged)
 
+    def first_net(self, share: float) -> "Stage":
+        """A net that is to tell of examples: this one by plain ERM without a teacher.
+
+        It trains for a share of the steps, from where this one starts, and is kept as it then is.
+        """
+        first = self.change(
+            {
+                "debias": {"name": "erm"},
+                "distill": {"name": "none"},
+                "mix": Mix(),
+                "attributes": 0,
+                "train.steps": max(1, round(share * self.config.train.steps)),
+                "train.patience": 0,
+                "train.select": "last",
+            }
+        )
+        start = {k: v for k, v in self.inputs.items() if k == "init"}
+        return dataclasses.replace(first, inputs=start)
+
+    def asked(self, column: str) -> "Stage":
+        """A table of what this net says of the examples that it is trained on: one column."""
+        return Stage("table", TableStage((column,), self.config.data.split), {"net": self})
+
 
 KINDS = {
     "train": TrainStage,

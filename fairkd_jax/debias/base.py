@@ -8,14 +8,13 @@ memory, the step, how many there will be, and counts of the training split.
 Examples whose label no one knows are padding to it: `batch["real"]` is 0 there.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from flax import struct
 
-from fairkd_jax.config import Mix, Stage, TableStage
+from fairkd_jax.config import Stage
 from fairkd_jax.losses import masked_mean, task_loss
 from fairkd_jax.models.net import Net
 from fairkd_jax.registry import UnknownName
@@ -137,28 +136,3 @@ def require_attributes(spec: Spec, method: str) -> None:
             f"{method} compares training examples of different attributes, and there are not two: "
             f"counts by attribute are {counts}"
         )
-
-
-def first_net(base: Stage, share: float) -> Stage:
-    """A net that is to tell of examples: the base by plain ERM without a teacher.
-
-    It trains for a share of the steps, from where the base starts, and is kept as it then is.
-    """
-    first = base.change(
-        {
-            "debias": {"name": "erm"},
-            "distill": {"name": "none"},
-            "mix": Mix(),
-            "attributes": 0,
-            "train.steps": max(1, round(share * base.config.train.steps)),
-            "train.patience": 0,
-            "train.select": "last",
-        }
-    )
-    start = {k: v for k, v in base.inputs.items() if k == "init"}
-    return dataclasses.replace(first, inputs=start)
-
-
-def asked(net: Stage, column: str) -> Stage:
-    """A table of what a net says of the examples that it was trained on: one column."""
-    return Stage("table", TableStage((column,), net.config.data.split), {"net": net})

@@ -14,7 +14,7 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float, Int
 
 from fairkd_jax.config import Stage
-from fairkd_jax.debias.base import Debiaser, asked, first_net
+from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.losses import masked_mean
 from fairkd_jax.types import Array, Spec
 
@@ -67,7 +67,7 @@ class CnC(Debiaser):
 
     def stages(self, base: Stage) -> Stage:
         """A first net by ERM without a teacher; its answers; the base, reading them."""
-        return base.hang(answers=asked(first_net(base, self.reference_share), "logits"))
+        return base.hang(answers=base.first_net(self.reference_share).asked("logits"))
 
     def __call__(self, terms, outputs, batch, params, now, key):
         """Without an anchor in the batch the contrastive loss is 0."""

@@ -10,7 +10,7 @@ from flax import struct
 
 from fairkd_jax import registry
 from fairkd_jax.config import InferStage, Stage
-from fairkd_jax.debias.base import Debiaser, asked, first_net
+from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.types import Array
 
 
@@ -39,7 +39,7 @@ class EIIL(Debiaser):
             "steps": int(self.split_steps),
             "learning_rate": float(self.split_learning_rate),
         }
-        inputs = {"reference": asked(first_net(base, self.reference_share), "logits")}
+        inputs = {"reference": base.first_net(self.reference_share).asked("logits")}
         inferred = Stage("infer", InferStage(config.data, infer, config.seed), inputs)
         robust = base.change({"debias": trainer, "attributes": 2}).hang(attribute=inferred)
         stage = method.stages(robust)

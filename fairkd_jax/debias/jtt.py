@@ -7,7 +7,7 @@ import numpy as np
 from flax import struct
 
 from fairkd_jax.config import Stage
-from fairkd_jax.debias.base import Debiaser, asked, first_net
+from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.losses import masked_mean
 from fairkd_jax.types import Array
 
@@ -27,7 +27,7 @@ class JTT(Debiaser):
 
     def stages(self, base: Stage) -> Stage:
         """Identification by plain ERM without a teacher; its mistakes; the base, reading them."""
-        return base.hang(mistakes=asked(first_net(base, self.identify_share), "mistake"))
+        return base.hang(mistakes=base.first_net(self.identify_share).asked("mistake"))
 
     def check_tables(self, tables):
         """Raises ValueError where the identification net made no mistake."""

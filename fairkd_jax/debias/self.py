@@ -8,7 +8,7 @@ Details are recalled and were not checked: how disagreement is measured, and on 
 from flax import struct
 
 from fairkd_jax.config import InferStage, Stage, TableStage
-from fairkd_jax.debias.base import Debiaser, first_net
+from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.debias.last_layer import retrained
 from fairkd_jax.types import Array
 
@@ -33,7 +33,7 @@ class SELF(Debiaser):
     def stages(self, base: Stage) -> Stage:
         """Two nets by ERM, their answers on the held-out split, and the head of the second."""
         net = base.change({"debias": {"name": "erm"}})
-        early = first_net(base, self.early_share)
+        early = base.first_net(self.early_share)
         changes = {
             "data.split": self.split,
             "data.sampler": "natural",

@@ -7,7 +7,7 @@ by the plain mean over examples drawn, with replacement, in proportion to `n_clu
 from flax import struct
 
 from fairkd_jax.config import InferStage, Stage
-from fairkd_jax.debias.base import Debiaser, asked, first_net
+from fairkd_jax.debias.base import Debiaser
 from fairkd_jax.types import Array
 
 
@@ -31,5 +31,5 @@ class SPARE(Debiaser):
             "most": int(self.most_clusters),
             "apart": float(self.apart),
         }
-        inputs = {"early": asked(first_net(base, self.early_share), "logits")}
+        inputs = {"early": base.first_net(self.early_share).asked("logits")}
         return base.hang(draw=Stage("infer", InferStage(config.data, infer, config.seed), inputs))

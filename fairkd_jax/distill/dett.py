@@ -6,13 +6,11 @@ recalled and its code a third party's, in which the projector stays as drawn at 
 oversight: here it learns.
 """
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from fairkd_jax.config import Mix, Stage, TableStage
+from fairkd_jax.config import Stage
 from fairkd_jax.distill import pairs, projections
 from fairkd_jax.distill.base import FEATURES, Distiller, Pair
 from fairkd_jax.types import KD, Array, Spec
@@ -42,21 +40,8 @@ class DeTT(Distiller):
 
     def stages(self, base: Stage) -> Stage:
         """An early net by ERM without a teacher; its mistakes; the base, reading them."""
-        steps = max(1, round(self.identify_share * base.config.train.steps))
-        early = base.change(
-            {
-                "debias": {"name": "erm"},
-                "distill": {"name": "none"},
-                "mix": Mix(),
-                "train.steps": steps,
-                "train.patience": 0,
-                "train.select": "last",
-            }
-        )
-        start = {k: v for k, v in base.inputs.items() if k == "init"}
-        early = dataclasses.replace(early, inputs=start)
-        table = TableStage(columns=("mistake",), split=base.config.data.split)
-        return base.hang(early_mistakes=Stage("table", table, {"net": early}))
+        early = base.first_net(self.identify_share)
+        return base.hang(early_mistakes=early.asked("mistake"))
 
     def check(self, spec: Spec) -> None:
         """Raises as that of `simkd`; ValueError for an early net that trains for no time."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from fairkd_jax.config import Stage, TableStage
 from fairkd_jax.data.samplers import TOLD
-from fairkd_jax.debias.base import first_net
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ def answers(
     For a share of the base's steps. `changes` are dotted keys of its config with other values;
     `draw` is a stage that says how it draws examples, of which it may see few: it is asked of all.
     """
-    net = first_net(base, share).change(changes)
+    net = base.first_net(share).change(changes)
     net = dataclasses.replace(net, inputs={TOLD: draw} if draw else {})
     table = TableStage(columns=("log_probs", "logits"), split=base.config.data.split)
     return Stage("table", table, {"net": net})
