@@ -149,8 +149,13 @@ class Schedule:
         return (1 - share) * self.start + share * self.end
 
 
-def schedule(value: Mapping[str, Any], place: str) -> Schedule:
-    """What `{"from": 1.0, "to": 4.0, "until": 0.5}` describes; ValueError for what is none."""
+def schedule(value: float | Mapping[str, Any], place: str) -> float | Schedule:
+    """A number, or what `{"from": 1.0, "to": 4.0, "until": 0.5}` describes.
+
+    Raises ValueError, naming the place, for a mapping that is none.
+    """
+    if not isinstance(value, Mapping):
+        return value
     told = {"until": 1.0} | dict(value)
     numbers = [told.get(key) for key in ("from", "to", "until")]
     good = all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)

@@ -16,7 +16,7 @@ ORDER = [
     {"hub", "sources"},
     {"recipe"},
     {"parsing"},
-    {"config", "sharding", "losses", "processes"},
+    {"config", "sharding", "losses", "geometry", "processes"},
     {"data"},
     {"models"},
     {"debias", "distill"},

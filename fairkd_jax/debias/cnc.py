@@ -13,9 +13,10 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float, Int
 
+from fairkd_jax import geometry
 from fairkd_jax.config import Stage
 from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.losses import masked_mean
+from fairkd_jax.losses import masked_mean, of_rows
 from fairkd_jax.types import Array, Spec
 
 
@@ -27,10 +28,8 @@ def contrastive(
     temperature: Array,
 ) -> tuple[Float[JaxArray, "B"], Float[JaxArray, "B"]]:
     """(L_con by anchor, 1 for a row that is one: it has positives and negatives in the batch)."""
-    features = jnp.where(real[:, None] > 0, features, 0)
-    square = jnp.sum(features**2, axis=1, keepdims=True)
-    features = features * jax.lax.rsqrt(jnp.maximum(square, 1e-16))
-    alike = jnp.matmul(features, features.T, precision="highest") / temperature
+    features = geometry.unit(of_rows(features, real))
+    alike = geometry.products(features, features) / temperature
     both = (real[:, None] * real) > 0
     same_class, same_answer = label[:, None] == label, answer[:, None] == answer
     positive = both & same_class & ~same_answer

@@ -7,12 +7,10 @@ group; as in SubpopBench (arXiv 2302.12254), where it is called CRT.
 from flax import struct
 
 from fairkd_jax.config import Stage
-from fairkd_jax.debias.base import Debiaser, require_groups
+from fairkd_jax.debias.base import Debiaser, require_groups, require_unit
 from fairkd_jax.debias.last_layer import retrained
-from fairkd_jax.registry import UnknownName
+from fairkd_jax.debias.resample import SAMPLERS
 from fairkd_jax.types import Array, Spec
-
-BY = {"label": "class_balanced", "group": "group_balanced"}  # the samplers
 
 
 @struct.dataclass
@@ -31,13 +29,13 @@ class CRT(Debiaser):
         return self.by == "group"
 
     def check(self, spec: Spec) -> None:
-        """Raises ValueError for a group without examples, where batches are balanced by group."""
+        """Raises UnknownName for `by`, ValueError for a group without examples to balance."""
+        require_unit(self.by, "crt")
         if self.by == "group":
             require_groups(spec, "crt")
 
     def stages(self, base: Stage) -> Stage:
         """The base by ERM, distillation included; then its head. Raises UnknownName for `by`."""
-        if self.by not in BY:
-            raise UnknownName(self.by, "value of debias.crt.by:", BY)
+        require_unit(self.by, "crt")
         net = base.change({"debias": {"name": "erm"}})
-        return retrained(base, net, float(self.head_share), {"data.sampler": BY[self.by]})
+        return retrained(base, net, float(self.head_share), {"data.sampler": SAMPLERS[self.by]})

@@ -14,9 +14,10 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
+from fairkd_jax import geometry
 from fairkd_jax.debias.altered import check_pieces, draws, dropped, shuffled
 from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.losses import masked_mean
+from fairkd_jax.losses import masked_mean, of_rows
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Pass, Spec
 
@@ -66,16 +67,9 @@ def contrastive(
     Positives are other clean examples, as far as they have the `same` label; negatives all views
     of all real examples. 0 for an example without positives.
     """
-
-    def unit(x: JaxArray) -> JaxArray:
-        x = jnp.where(real[:, None] > 0, x, 0)
-        return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
-
-    anchors, others = unit(clean), unit(biased).reshape(-1, clean.shape[1])
-    # without "highest", accelerators round to bfloat16 or tf32
-    near, far = (
-        jnp.matmul(anchors, x.T, precision="highest") / temperature for x in (anchors, others)
-    )
+    anchors, *others = (geometry.unit(of_rows(x, real)) for x in (clean, *biased))
+    others = jnp.concatenate(others)
+    near, far = (geometry.products(anchors, x) / temperature for x in (anchors, others))
     least = jnp.finfo(near.dtype).min
     positive = same * real * (1 - jnp.eye(len(real), dtype=near.dtype))
     far = jnp.where(jnp.tile(real, len(biased)) > 0, far, least)

@@ -122,6 +122,12 @@ def variables_of(
     return made
 
 
+def balanced(group: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Of each group as many rows as the rarest has: the first in `order`, rows in turn."""
+    members = [order[group[order] == g] for g in np.unique(group)]
+    return np.concatenate([rows[: min(map(len, members))] for rows in members])
+
+
 def require_affine(method: Inference, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises ValueError unless the head is one product with a matrix, and a bias."""
     if {k: len(shape) for k, shape in shapes.items()} != {"head/kernel": 2, "head/bias": 1}:

@@ -99,9 +99,3 @@ def attention_divergence(
     kl = kl_divergence(teacher, student).reshape(len(mask), -1, mask.shape[1])
     kl = jnp.where(mask[:, None] > 0, kl, 0)
     return jnp.sum(kl, axis=(1, 2)) / (kl.shape[1] * jnp.maximum(jnp.sum(mask, axis=1), 1.0))
-
-
-def projection(key: Array, student: int, teacher: int) -> dict[str, Array]:
-    """A dense map from the student's width to the teacher's."""
-    kernel = jax.nn.initializers.lecun_normal()(key, (student, teacher))
-    return {"kernel": kernel, "bias": jnp.zeros(teacher)}

@@ -12,12 +12,10 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
-from fairkd_jax.distill.base import Distiller, mean_over, require_teachers
+from fairkd_jax.distill.base import BLOCKS, Distiller, mean_over, require_teachers
 from fairkd_jax.losses import kl_divergence, labelled, masked_mean, of_rows, task_loss
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import KD, Array, Batch, Outputs, Spec
-
-BLOCKS = r"(?:stage\d+/|enc/)?block\d+/out"
 
 
 @struct.dataclass

@@ -10,6 +10,7 @@ from flax import struct
 from jaxtyping import Array as JaxArray
 from jaxtyping import Float
 
+from fairkd_jax import geometry
 from fairkd_jax.distill.base import Distiller, mean_over, require_teachers
 from fairkd_jax.losses import of_rows
 from fairkd_jax.types import KD, Array, Batch, Spec
@@ -26,13 +27,8 @@ def correlation(
     """Pearson's over the places of `axis` where `weight` is 1; 0 where either is constant."""
     count = jnp.maximum(jnp.sum(jnp.broadcast_to(weight, x.shape), axis, keepdims=True), 1.0)
     x, y = (weight * (v - jnp.sum(weight * v, axis, keepdims=True) / count) for v in (x, y))
-    return jnp.sum(x * y, axis) / (_norm(x, axis) * _norm(y, axis) + EPSILON)
-
-
-def _norm(x: Array, axis: int) -> Array:
-    """With gradient 0 where it is 0."""
-    square = jnp.sum(x**2, axis)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    lengths = geometry.root(jnp.sum(x**2, axis)) * geometry.root(jnp.sum(y**2, axis))
+    return jnp.sum(x * y, axis) / (lengths + EPSILON)
 
 
 @struct.dataclass

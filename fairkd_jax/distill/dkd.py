@@ -5,6 +5,8 @@ are of log-sum-exps of logits: the authors' code takes logarithms of sums of pro
 are 0 for a confident net in float32.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -12,7 +14,7 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Float, Int
 
 from fairkd_jax.distill.base import Distiller, mean_over, require_teachers
-from fairkd_jax.losses import kl_divergence, labelled
+from fairkd_jax.losses import by_share, kl_divergence, labelled
 from fairkd_jax.types import KD, Array, Spec
 
 
@@ -51,12 +53,16 @@ class DKD(Distiller):
         tckd, nckd = (t**2 * kl_divergence(*pair, t) for pair in pairs)
         return tckd, nckd
 
+    def weighted(self, teacher: Array, student: Array, label: Array) -> Array:
+        """`T^2 (alpha TCKD + beta NCKD)`, [B]."""
+        tckd, nckd = self.terms(teacher, student, label)
+        return self.alpha * tckd + self.beta * nckd
+
     def __call__(self, student, teachers, batch, params, now):
         """Mean over teachers by their shares, [B]."""
         losses, z = [], student.logits
         for x in teachers:
-            tckd, nckd = self.terms(x.logits, z, batch["label"])
-            loss = self.alpha * tckd + self.beta * nckd
+            loss = by_share(partial(self.weighted, x.logits, z), batch)
             if "labelled" in batch:
                 plain = self.temperature**2 * kl_divergence(x.logits, z, self.temperature)
                 loss = jnp.where(labelled(batch) > 0, loss, plain)

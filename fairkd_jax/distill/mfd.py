@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from fairkd_jax.distill import geometry, pairs, projections
+from fairkd_jax import geometry
+from fairkd_jax.distill import pairs, projections
 from fairkd_jax.distill.base import FEATURES, Distiller, Pair
 from fairkd_jax.losses import labelled
 from fairkd_jax.registry import UnknownName

@@ -8,7 +8,8 @@ weighs its mean over the batch 50.
 import jax.numpy as jnp
 from flax import struct
 
-from fairkd_jax.distill import geometry, pairs
+from fairkd_jax import geometry
+from fairkd_jax.distill import pairs
 from fairkd_jax.distill.base import LAST, Distiller, Pair
 from fairkd_jax.distill.pairs import positions
 from fairkd_jax.types import KD, Spec

@@ -9,18 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from fairkd_jax.distill import blocks
+from fairkd_jax import geometry
+from fairkd_jax.distill import blocks, projections
 from fairkd_jax.distill.base import Distiller, mean_over
 from fairkd_jax.losses import of_rows
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import KD, Array, Outputs, Spec
-
-
-def normalised(x: Array) -> Array:
-    """Of length 1 over the last axis, float32 or more; 0 where it is 0."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    square = jnp.sum(x**2, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 @struct.dataclass
@@ -54,7 +48,7 @@ class PKD(Distiller):
             for net in (spec.student, *spec.teachers)
         ]
         return {
-            f"teacher{k}": blocks.projection(jax.random.fold_in(key, k), sizes[0], size)
+            f"teacher{k}": projections.dense(jax.random.fold_in(key, k), sizes[0], size)
             for k, size in enumerate(sizes[1:])
             if size != sizes[0]
         }, {}
@@ -76,7 +70,9 @@ class PKD(Distiller):
         for k, teacher in enumerate(teachers):
             ours, theirs = self.states(student, teacher)
             if dense := params.get(f"teacher{k}"):
-                ours = of_rows(ours, batch["real"]) @ dense["kernel"] + dense["bias"]
-            square = (normalised(ours) - normalised(theirs)) ** 2
+                ours = projections.apply(dense, of_rows(ours, batch["real"]))
+            wide = jnp.promote_types(ours.dtype, jnp.float32)
+            ours, theirs = (geometry.unit(x.astype(wide)) for x in (ours, theirs))
+            square = (ours - theirs) ** 2
             losses.append(getattr(jnp, self.reduction)(square, axis=(1, 2)))
         return KD(per_example=mean_over(teachers, losses), penalty=jnp.zeros(()))

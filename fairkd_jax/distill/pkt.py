@@ -7,7 +7,8 @@ distribution p; the loss is `sum_j p_t log(p_t / p_s)`. The reference weighs its
 import jax.numpy as jnp
 from flax import struct
 
-from fairkd_jax.distill import geometry, pairs
+from fairkd_jax import geometry
+from fairkd_jax.distill import pairs
 from fairkd_jax.distill.base import FEATURES, Distiller, Pair
 from fairkd_jax.types import KD, Spec
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from fairkd_jax.distill import geometry, pairs
+from fairkd_jax import geometry
+from fairkd_jax.distill import pairs
 from fairkd_jax.distill.base import FEATURES, Distiller, Pair
 from fairkd_jax.types import KD, Array, Spec
 

@@ -7,7 +7,8 @@ references weigh it 3000, for images of 32 x 32.
 import jax.numpy as jnp
 from flax import struct
 
-from fairkd_jax.distill import geometry, pairs
+from fairkd_jax import geometry
+from fairkd_jax.distill import pairs
 from fairkd_jax.distill.base import FEATURES, Distiller, Pair
 from fairkd_jax.types import KD, Spec
 

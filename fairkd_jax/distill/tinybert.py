@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from fairkd_jax.distill import blocks
+from fairkd_jax.distill import blocks, projections
 from fairkd_jax.distill.base import Distiller, mean_over
 from fairkd_jax.losses import of_rows
 from fairkd_jax.types import KD, Array, Outputs, Spec
@@ -50,7 +50,7 @@ class TinyBERT(Distiller):
         """Own parameters: a dense map to each teacher's width."""
         sizes = [net.taps[_embed(net)].shape[-1] for net in (spec.student, *spec.teachers)]
         return {
-            f"teacher{k}": blocks.projection(jax.random.fold_in(key, k), sizes[0], size)
+            f"teacher{k}": projections.dense(jax.random.fold_in(key, k), sizes[0], size)
             for k, size in enumerate(sizes[1:])
         }, {}
 
@@ -70,9 +70,7 @@ class TinyBERT(Distiller):
         states = [(_embed(student), _embed(teacher)), *((f"{s}/out", f"{t}/out") for s, t in pairs)]
         hidden = sum(
             _mean_square(
-                of_rows(student.taps[s], batch["real"]) @ dense["kernel"]
-                + dense["bias"]
-                - teacher.taps[t],
+                projections.apply(dense, of_rows(student.taps[s], batch["real"])) - teacher.taps[t],
                 mask[:, :, None],
             )
             for s, t in states

@@ -126,9 +126,7 @@ def build(config: TrainStage, teachers: Mapping[str, Net | None]) -> tuple[Progr
         debias=registry.build("debias", config.debias),
         distill=tuple(registry.build("distill", d) for d in config.distill),
         task_weight=mix.task_weight,
-        kd_weight=schedule(mix.kd_weight, "mix.kd_weight")
-        if isinstance(mix.kd_weight, Mapping)
-        else mix.kd_weight,
+        kd_weight=schedule(mix.kd_weight, "mix.kd_weight"),
         label_smoothing=train.label_smoothing or None,
         scope=mix.scope,
         shares=teachers_of(mix),
@@ -189,10 +187,10 @@ def check(config: TrainStage, teachers: Mapping[str, Net | None]) -> None:
         if net is None
     }
     spec = make_spec(program, methods, drawn.now_of(config, methods, {}), batch)
-    ends = [with_numbers(methods, lambda number, e=e: getattr(number, e)) for e in ("end", "start")]
-    for methods in ends:
-        for method in methods.all:
-            method.check(shown_to(method, spec))
+    at_end = with_numbers(methods, lambda number: number.end)
+    methods = with_numbers(methods, lambda number: number.start)
+    for method in (*methods.all, *at_end.all):
+        method.check(shown_to(method, spec))
     nets = trained_nets(program.student, methods.debias).items()
     params, _ = jax.eval_shape(
         lambda nets: init_params(methods, spec, nets, np.uint32(config.seed)),

@@ -33,21 +33,18 @@ def run(
     `variables` are those of the trained nets and `keys` what they draw from, by name; `edits` are
     of every pass, `save` names intermediates of the student.
     """
-    outputs, stats, (asking, more) = {}, {}, jax.random.split(pass_key)
+    outputs, stats, after, (asking, more) = {}, {}, {}, jax.random.split(pass_key)
 
     def one(name: str, net: Net, asked: Pass, key: Array, save: str) -> tuple[Outputs, Any]:
         seen = batch | {"views": batch["views"] | {net.view: asked.inputs}}
         edited = {**edits, **asked.edits}
         return net.apply(variables[name], seen, train=train, key=key, save=save, edits=edited)
 
-    inputs = batch["views"][student.view]
-    for name, net in trained_nets(student, debias).items():
-        if name != "student":
-            outputs[name], stats[name] = one(name, net, Pass(inputs), keys[name], debias.taps)
+    inputs, (_, *extra) = batch["views"][student.view], trained_nets(student, debias).items()
+    for name, net in extra:
+        outputs[name], stats[name] = one(name, net, Pass(inputs), keys[name], debias.taps)
     passes = debias.passes(inputs, outputs, batch, now, asking)
     for i, (name, asked) in enumerate(passes.items()):
-        key = keys["student"] if name == "student" else jax.random.fold_in(more, i)
-        outputs[name], after = one("student", student, asked, key, save)
-        if name == "student":
-            stats["student"] = after
-    return outputs, stats
+        key = keys[name] if name in keys else jax.random.fold_in(more, i)
+        outputs[name], after[name] = one("student", student, asked, key, save)
+    return outputs, stats | {"student": after["student"]}

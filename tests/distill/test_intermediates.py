@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fairkd_jax import registry
+from fairkd_jax import geometry, registry
 from fairkd_jax.debias.erm import ERM
 from fairkd_jax.debias.jtt import JTT
-from fairkd_jax.distill import geometry, nst, pairs
+from fairkd_jax.distill import nst, pairs
 from fairkd_jax.distill.crd import CRD
 from fairkd_jax.distill.dett import DeTT
 from fairkd_jax.distill.hidden import Hidden

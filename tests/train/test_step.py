@@ -158,7 +158,12 @@ def _learns(program, methods, teachers):
 
 
 # One for each thing that a step does for a method; the contract tests have lanes of all methods.
-@pytest.mark.parametrize("debias", ["erm", "group_dro", "lff", "dann", "mixup"])
+LANES = ("erm", "group_dro", "lff", "dann", "mixup")
+
+
+@pytest.mark.parametrize(
+    "debias", [pytest.param(d, marks=[pytest.mark.slow] * (d not in LANES)) for d in ROOMS[0]]
+)
 def test_two_lanes_give_what_two_runs_give(debias):
     program, methods, _ = setup(debias, "logits", "bert", scope="task")
     live = methods.debias.changes_inputs

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 
-from fairkd_jax.debias.inference import Inference, require_affine
+from fairkd_jax.debias.inference import Inference, balanced, require_affine
 
 
 def standardiser(
@@ -24,13 +24,6 @@ def standardiser(
     features = np.asarray(features, np.float64)
     deviation = features.std(axis=0)
     return features.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
-
-
-def balanced(group: Int[np.ndarray, "N"], generator: np.random.Generator) -> Int[np.ndarray, "n"]:
-    """Rows with as many of each group as the rarest has, drawn without replacement."""
-    order = generator.permutation(len(group))
-    members = [order[group[order] == g] for g in np.unique(group)]
-    return np.concatenate([rows[: min(map(len, members))] for rows in members])
 
 
 def fitted(
@@ -125,7 +118,8 @@ class BalancedLogistic(Inference):
         strength = self.strengths[0]
         if len(self.strengths) > 1:
             strength = self.choose(x, label, group, scaled, len(old["head/bias"]), generator)
-        subsets = [balanced(group, generator) for _ in range(self.resamples)]
+        orders = (generator.permutation(len(group)) for _ in range(self.resamples))
+        subsets = [balanced(group, order) for order in orders]
         return self.fit(x, label, subsets, scaled, len(old["head/bias"]), strength)
 
     def fit(self, x, label, subsets, scaled, classes, strength):
@@ -144,7 +138,7 @@ class BalancedLogistic(Inference):
             rows = order[group[order] == g]
             place[rows] = np.arange(len(rows)) % 2
         first, second = np.flatnonzero(place == 0), np.flatnonzero(place == 1)
-        subset = first[balanced(group[first], generator)]
+        subset = first[balanced(group[first], generator.permutation(len(first)))]
 
         def judged(strength: float) -> float:
             head = self.fit(x, label, [subset], scaled, classes, strength)

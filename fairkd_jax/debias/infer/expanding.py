@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from fairkd_jax.data.samplers import NEVER
-from fairkd_jax.debias.inference import Inference
+from fairkd_jax.debias.inference import Inference, balanced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Expanding(Inference):
         """The balanced subset at step 0, others by turns."""
         group = examples.columns["group"]
         order = np.random.default_rng(seed).permutation(len(group))
-        members = [order[group[order] == g] for g in np.unique(group)]
-        subset = np.concatenate([rows[: min(map(len, members))] for rows in members])
+        subset = balanced(group, order)
         rest = order[~np.isin(order, subset)]
         first = np.zeros(len(group), np.int64)
         size, step = len(subset), self.warmup_epochs * self._epoch(len(subset))

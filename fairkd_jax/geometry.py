@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 def length(x: Float[Array, "*N D"]) -> Float[Array, "*N 1"]:
     """`|x|` along the last axis; at 0 its gradient is 0."""
-    return _root(jnp.sum(x**2, axis=-1, keepdims=True))
+    return root(jnp.sum(x**2, axis=-1, keepdims=True))
 
 
 def unit(x: Float[Array, "*N D"], least: float = 1e-12) -> Float[Array, "*N D"]:
@@ -27,16 +27,17 @@ def products(a: Float[Array, "A D"], b: Float[Array, "B D"]) -> Float[Array, "A 
 
 
 def square_distances(a: Float[Array, "A D"], b: Float[Array, "B D"]) -> Float[Array, "A B"]:
-    """`|a_i - b_j|^2`."""
+    """`|a_i - b_j|^2`; XLA sums it without an array [A, B, D]."""
     return jnp.sum((a[:, None] - b[None]) ** 2, axis=-1)
 
 
 def distances(a: Float[Array, "A D"], b: Float[Array, "B D"]) -> Float[Array, "A B"]:
     """`|a_i - b_j|`; at 0 its gradient is 0."""
-    return _root(square_distances(a, b))
+    return root(square_distances(a, b))
 
 
-def _root(square: Array) -> Array:
+def root(square: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """The square root; at 0 its gradient is 0."""
     positive = square > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
