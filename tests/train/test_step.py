@@ -176,7 +176,8 @@ def test_two_lanes_give_what_two_runs_give(debias):
         return jax.tree.map(lambda *xs: jnp.stack([jnp.asarray(x) for x in xs]), *trees)
 
     def run(state, methods, batch, seed):
-        return train_step(program, state, methods, s.numbers(), s.NOW, batch, teachers, seed)
+        now = jax.tree.map(jnp.asarray, s.NOW)
+        return train_step(program, state, methods, s.numbers(), now, batch, teachers, seed)
 
     together = jax.jit(jax.vmap(run))(stack(*states), stack(*lanes), stack(*batches), seeds)
     run = jax.jit(run)
