@@ -122,6 +122,8 @@ class Study:
     axes: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     seeds: int = 3  # how many: 0, 1, 2, ...
     headline: tuple[str, ...] = ("in_domain/test/worst_group_accuracy",)  # metrics put first
+    search: Mapping[str, tuple[Any, ...]] = later({}, unsaid=True)
+    # values that `fairkd-tune` draws from, by dotted key of the experiment
 
 
 @dataclasses.dataclass(frozen=True)

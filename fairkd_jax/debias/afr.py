@@ -16,6 +16,8 @@ from fairkd_jax.types import Array
 class AFR(Debiaser):
     """Only stages. A teacher teaches in the first one alone."""
 
+    search = {"gamma": (4.0, 10.0, 20.0), "penalty": (0.0, 0.1), "head_learning_rate": (0.01, 0.1)}
+
     held_share: Array = 0.2  # of the training split: what the head learns from
     gamma: Array = 10.0  # the authors' choice for Waterbirds; 1.44 for CelebA
     rebalance: bool = struct.field(pytree_node=False, default=True)  # of classes

@@ -31,6 +31,7 @@ class Debiaser:
     sees_attributes: ClassVar[bool] = False  # may it be given attribute and group at train time?
     couples_examples: ClassVar[bool] = False  # the loss is no mean over examples: no accumulation
     changes_inputs: ClassVar[bool] = False  # a table of the teacher's answers would be stale
+    search: ClassVar[Mapping[str, tuple]] = {}  # values of its options that a tuner may try
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ class BiasReweight(biased.Biased, Debiaser):
     """The weighted mean. Annealed (arXiv 2009.12303), w is raised to what falls to `anneal_to`."""
 
     couples_examples = True  # through the sum of the weights
+    search = {"anneal_to": (0.8, 1.0)}
 
     anneal_to: Array = 1.0
 

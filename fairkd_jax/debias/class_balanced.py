@@ -30,6 +30,8 @@ class ClassBalanced(Debiaser):
     group weighs 0. Here the count is looked at, so that group weighs as the paper has it.
     """
 
+    search = {"beta": (0.9, 0.99, 0.999, 0.9999)}
+
     beta: Array = 0.9999
     by: str = struct.field(pytree_node=False, default="group")  # group | label
 

@@ -51,6 +51,7 @@ class CnC(Debiaser):
 
     couples_examples = True
     tables = ("answers",)
+    search = {"strength": (0.25, 0.5, 0.75), "temperature": (0.05, 0.1, 0.2)}
 
     strength: Array = 0.75  # of the contrastive loss (lambda)
     temperature: Array = 0.1  # the authors' choice for Waterbirds; .05 for CelebA

@@ -28,6 +28,8 @@ class ConfidenceRegularisation(biased.Biased, Debiaser):
     Annealed (arXiv 2009.12303), p_b is raised to what falls to `anneal_to`, and normalised anew.
     """
 
+    search = {"anneal_to": (0.8, 1.0)}
+
     anneal_to: Array = 1.0
 
     @property

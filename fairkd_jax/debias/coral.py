@@ -33,6 +33,7 @@ class CORAL(Debiaser):
 
     sees_attributes = True
     couples_examples = True
+    search = {"weight": (0.1, 1.0, 10.0)}
 
     weight: Array = 1.0
 

@@ -20,6 +20,8 @@ class CRT(Debiaser):
     That the paper draws a new head at random is recalled; here it goes on from where ERM left it.
     """
 
+    search = {"head_share": (0.3, 1.0)}
+
     by: str = struct.field(pytree_node=False, default="label")  # label | group
     head_share: Array = 1.0  # of the steps: how long the head trains
 

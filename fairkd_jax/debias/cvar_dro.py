@@ -34,6 +34,7 @@ class CVaRDRO(Debiaser):
     """
 
     couples_examples = True
+    search = {"alpha": (0.05, 0.1, 0.2, 0.5)}
 
     alpha: Array = 0.1  # share of the examples that count
 

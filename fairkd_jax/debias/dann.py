@@ -58,6 +58,7 @@ class DANN(Debiaser):
     """
 
     sees_attributes = True
+    search = {"strength": (0.1, 0.3, 1.0), "gradient_penalty": (0.0, 1.0)}
 
     strength: Array = 1.0  # of the reversed gradient at the features (lambda)
     gradient_penalty: Array = 0.0

@@ -18,6 +18,8 @@ JOINS = ("mean", "product")
 class DFL(biased.Biased, Debiaser):
     """The plain mean of the weighted losses: unlike `bias_reweight` not divided by the weights'."""
 
+    search = {"gamma": (1.0, 2.0, 4.0)}
+
     gamma: Array = 2.0
     join: str = struct.field(pytree_node=False, default="mean")  # of several sources' p_b(y)
 

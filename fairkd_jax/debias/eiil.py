@@ -19,6 +19,7 @@ class EIIL(Debiaser):
     """Only stages: the last one trains by `trainer`, which is shown environments as attributes."""
 
     tables = ("attribute",)
+    search = {"reference_share": (0.05, 0.1, 0.2)}
 
     trainer: tuple[tuple[str, Any], ...] = struct.field(
         pytree_node=False, default=(("name", "group_dro"),)

@@ -88,6 +88,7 @@ class FairFlow(Debiaser):
     """
 
     couples_examples = True
+    search = {"weight": (0.3, 1.0), "contrast": (0.03, 0.1, 0.3)}
 
     weight: Array = 1.0  # of the divergence from uniform, a mean over views
     contrast: Array = 0.1  # of the contrastive loss

@@ -25,6 +25,8 @@ class Focal(Debiaser):
     2009.12303) calls by this name another loss, of weights without gradient that sum to 1.
     """
 
+    search = {"gamma": (0.5, 1.0, 2.0, 5.0)}
+
     gamma: Array = 1.0  # SubpopBench's; the paper's detector has 2
 
     def check(self, spec: Spec) -> None:

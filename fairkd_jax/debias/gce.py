@@ -16,6 +16,8 @@ from fairkd_jax.types import Array, Spec
 class GCE(Debiaser):
     """The task loss; it reduces by the mean. LfF's code has `q` times this gradient."""
 
+    search = {"q": (0.3, 0.5, 0.7, 0.9)}
+
     q: Array = 0.7  # towards 0 cross-entropy; 1: mean absolute error
 
     def check(self, spec: Spec) -> None:

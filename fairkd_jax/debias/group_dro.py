@@ -24,6 +24,7 @@ class GroupDRO(Debiaser):
 
     sees_attributes = True
     couples_examples = True
+    search = {"step_size": (0.01, 0.03, 0.1), "adjustment": (0.0, 1.0, 2.0)}
 
     step_size: Array = 0.01
     adjustment: Array = 0.0  # the paper's C: how much small groups' losses are raised

@@ -25,6 +25,8 @@ class HypothesisAdversary(Debiaser):
     two. `loss_weight` and `strength` are the paper's for MNLI matched; for SNLI they are .1 and .2.
     """
 
+    search = {"loss_weight": (0.1, 0.4, 1.0), "strength": (0.05, 0.1, 0.2)}
+
     loss_weight: Array = 0.4  # of the classifier's loss (lambda_loss)
     strength: Array = 0.1  # of the reversed gradient (lambda_enc)
     hypothesis: str = struct.field(pytree_node=False, default="second")  # which text: or "first"

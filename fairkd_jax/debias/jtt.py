@@ -21,6 +21,7 @@ class JTT(Debiaser):
     """
 
     tables = ("mistakes",)
+    search = {"factor": (4.0, 20.0, 50.0, 100.0), "identify_share": (0.05, 0.1, 0.2, 0.4)}
 
     factor: Array = 50.0  # weight of a mistake (lambda)
     identify_share: Array = 0.2  # of the steps: how long the identification net trains

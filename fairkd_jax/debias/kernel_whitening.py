@@ -47,6 +47,7 @@ class KernelWhitening(Debiaser):
     """
 
     couples_examples = True
+    search = {"balance": (7.0, 70.0), "learning_rate": (2.8, 6.0)}
 
     balance: Array = 70.0  # lambda: what divides the decorrelation
     learning_rate: Array = 2.8  # of the weights, a tenth from half of the steps on; 6 for MNLI

@@ -28,6 +28,8 @@ class LDAM(Debiaser):
     features and weights, to which its scale belongs: on plain logits it makes the loss very steep.
     """
 
+    search = {"max_m": (0.1, 0.3, 0.5), "scale": (10.0, 30.0)}
+
     max_m: Array = 0.5  # of the rarest class
     scale: Array = 30.0  # of the logits (s)
 

@@ -24,6 +24,8 @@ class LearnedMixin(biased.Biased, Debiaser):
     Of several sources the log-probabilities are summed first, so c is one for all.
     """
 
+    search = {"penalty": (0.0, 0.03, 0.1)}
+
     penalty: Array = 0.0  # weight of the entropy; .03 is the authors' default
 
     def init(self, spec, key):

@@ -25,6 +25,7 @@ class LfF(Debiaser):
 
     extra_nets = ("biased",)
     couples_examples = True  # through the averages of the whole training set
+    search = {"q": (0.5, 0.7, 0.9), "decay": (0.7, 0.9)}
 
     q: Array = 0.7  # towards 1 the biased net attends ever more to easy examples
     decay: Array = 0.7  # of the averages over visits

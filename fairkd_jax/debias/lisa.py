@@ -45,6 +45,7 @@ class LISA(Debiaser):
     sees_attributes = True
     couples_examples = True
     changes_inputs = True
+    search = {"alpha": (0.5, 2.0), "p_sel": (0.2, 0.5, 0.8)}
 
     alpha: Array = 2.0
     p_sel: Array = 0.5  # probability of mixing within a label

@@ -28,6 +28,8 @@ class LogitAdjustment(Debiaser):
     Priors are those of the training split, whatever sampler draws from it.
     """
 
+    search = {"tau": (0.5, 1.0, 2.0)}
+
     tau: Array = 1.0
     by: str = struct.field(pytree_node=False, default="label")  # group | label
 

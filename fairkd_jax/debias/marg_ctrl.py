@@ -38,6 +38,8 @@ class MargCtrl(Debiaser):
     The notebook's target is of f, ours of the margin: for class 0 its sign is the opposite.
     """
 
+    search = {"temperature": ((0.5,), (1.0,), (2.0,), (3.0,))}
+
     kind: str = struct.field(pytree_node=False, default="sigma_damp")  # sigma_damp | marg_log
     temperature: tuple[Array, ...] = (1.0,)  # of sigma_damp (T)
     scale: Array = 1.278  # of sigma_damp; v (1 - sigmoid(v)) is largest at v = 1.278

@@ -34,6 +34,7 @@ class Mixup(Debiaser):
 
     couples_examples = True
     changes_inputs = True
+    search = {"alpha": (0.1, 0.2, 0.4, 1.0)}
 
     alpha: Array = 0.2
     tap: str = struct.field(pytree_node=False, default="input")

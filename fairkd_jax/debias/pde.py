@@ -21,6 +21,7 @@ class PDE(Debiaser):
 
     sees_attributes = True
     tables = ("draw",)
+    search = {"warmup_epochs": (5, 10, 15), "added": (10, 30)}
 
     warmup_epochs: Array = 15  # of the balanced subset
     added: Array = 10  # examples at a time

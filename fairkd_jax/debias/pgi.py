@@ -54,6 +54,7 @@ class PGI(Debiaser):
 
     sees_attributes = True
     couples_examples = True
+    search = {"weight": (0.5, 5.0, 50.0)}
 
     weight: Array = 5.0  # about what the authors give coloured digits: 50, C = 9 times weaker
     ramp_share: Array = 0.2  # of the steps: how long the weight grows to what it is

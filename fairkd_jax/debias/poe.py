@@ -19,6 +19,8 @@ class PoE(biased.Biased, Debiaser):
     Annealed (arXiv 2009.12303), the exponent falls linearly, to `anneal_to` times itself.
     """
 
+    search = {"exponent": (0.5, 1.0), "anneal_to": (0.8, 1.0)}
+
     exponent: Array = 1.0  # of the bias models' probabilities
     anneal_to: Array = 1.0
 

@@ -41,6 +41,7 @@ class RandomPremise(Debiaser):
     """
 
     couples_examples = True
+    search = {"rate": (0.05, 0.1), "strength": (0.05, 0.1)}
 
     rate: Array = 0.1  # the paper: .05 to .1
     strength: Array = 0.05  # of the reversed gradient (lambda)

@@ -37,6 +37,7 @@ class READ(Debiaser):
     """
 
     extra_nets = ("bias",)
+    search = {"share": (0.1, 0.3), "layers": (1, 3)}
 
     share: Array = 0.1  # of the bias net's attention (rho)
     temperature: Array = 1.0  # what the scores under the bias net's attention are divided by

@@ -32,6 +32,8 @@ def balancing_weights(counts: Float[AnyArray, "K"], power: Array) -> Float[JaxAr
 class Reweight(Debiaser):
     """The plain mean of weighted losses; only `by="group"` reads attributes."""
 
+    search = {"power": (0.5, 1.0)}
+
     power: Array = 1.0
     by: str = struct.field(pytree_node=False, default="group")  # group | label
 

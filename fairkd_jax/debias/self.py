@@ -22,6 +22,7 @@ class SELF(Debiaser):
     """
 
     tables = ("draw",)
+    search = {"examples": (50, 100), "early_share": (0.1, 0.3), "head_learning_rate": (0.01, 0.1)}
 
     split: str = struct.field(pytree_node=False, default="val")  # what the last layer learns from
     examples: Array = 100  # of the split: on how many the last layer learns

@@ -16,6 +16,7 @@ class SPARE(Debiaser):
     """Only stages; a table says how examples are drawn. SpuCo's experiments have two clusters."""
 
     tables = ("draw",)
+    search = {"early_share": (0.02, 0.05, 0.1, 0.2)}
 
     early_share: Array = 0.05  # of the steps: how long the first net trains (one or two epochs)
     fewest_clusters: Array = 2  # of a class; as many as the silhouette likes best

@@ -17,6 +17,8 @@ from fairkd_jax.types import Array
 class SpectralDecoupling(Debiaser):
     """Large logits cost, so that no single feature can starve the gradient of the others."""
 
+    search = {"weight": (0.01, 0.1, 1.0)}
+
     weight: Array = 0.1
 
     def __call__(self, terms, outputs, batch, params, now, key):

@@ -21,6 +21,7 @@ class VREx(Debiaser):
 
     sees_attributes = True
     couples_examples = True
+    search = {"weight": (1.0, 10.0, 100.0), "anneal_steps": (20, 100)}
 
     weight: Array = 10.0
     anneal_steps: Array = 500  # the weight is 1 before this step

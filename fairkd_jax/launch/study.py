@@ -4,6 +4,7 @@
     fairkd-study --config=... --workdir=... --dry_run    what is done, what is missing
     fairkd-study --config=... --workdir=... --smoke      every stage kind, in seconds
     fairkd-study --config=... --workdir=... --config.seeds=9    new seeds run
+    fairkd-study --config=... --workdir=... --tuned=FILE    with options that fairkd-tune chose
     fairkd-study --config=... --workdir=... --fake_devices=8    shardings, on a laptop
     fairkd-study --config=... --workdir=... --tensorboard    also to W/tensorboard; or --wandb
     fairkd-study --workdir=... --verify    is every finished stage what was written?
@@ -21,13 +22,15 @@ import sys
 import jax
 from absl import flags
 
+from fairkd_jax import buckets
 from fairkd_jax.config import Study
 from fairkd_jax.launch import configs, folders, runtime
 from fairkd_jax.report import html
-from fairkd_jax.study import check, execute, plan, verify
+from fairkd_jax.study import check, execute, plan, tune, verify
 from fairkd_jax.train.trackers import TRACKERS
 
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what is done and what is missing, and end.")
+TUNED = flags.DEFINE_string("tuned", None, "What fairkd-tune chose for the values of its axis.")
 VERIFY = flags.DEFINE_bool("verify", False, "Read all of the folder, say what is wrong, and end.")
 TRACK = {
     name: flags.DEFINE_bool(name, False, f"Tell {tracker.__name__} the log of training too.")
@@ -48,6 +51,7 @@ def main(argv: list[str]) -> None:
         print("\n".join(lines))
         sys.exit(1 if wrong else 0)
     study = configs.asked(Study)
+    study = tune.tuned(study, buckets.path(TUNED.value)) if TUNED.value else study
     study = plan.smoke(study) if configs.SMOKE.value else study
     given = configs.given()
     mesh = runtime.start(workdir)

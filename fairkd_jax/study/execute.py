@@ -88,16 +88,19 @@ def run_stages(
     mesh: Mesh,
     name: str,
     trackers: tuple[str, ...] = (),
+    leave: bool = True,
 ) -> None:
-    """The stages of some runs, in order, unless they are done.
+    """The stages of some runs unless they are done, with a bar that may be left standing.
 
+    Runs that differ in their seed alone follow each other: they share compiled programs.
     Raises `processes.Interrupted` where SIGTERM asked to stop, `reads.Changed` where a file that
     they read changes meanwhile.
     """
-    ordered = plan.stages(planned)
+    cells = list(dict.fromkeys(tuple(run.axes.values()) for run in planned))
+    ordered = plan.stages(sorted(planned, key=lambda run: cells.index(tuple(run.axes.values()))))
     with (
         stop_on_sigterm() as stopping,
-        log.progress(total=len(ordered), desc=name, unit="stage") as bar,
+        log.progress(total=len(ordered), desc=name, unit="stage", leave=leave) as bar,
     ):
         place = stage.Place(workdir, mesh, stopping, reads.watch(ordered), trackers)
         for one in ordered:

@@ -278,7 +278,7 @@ def run(
         bar = stack.enter_context(
             log.progress(total=train.steps, initial=begun, desc=name, unit="step", leave=False)
         )
-        step = compile_step(program, mesh)
+        step = compile_step(program, mesh, jax.tree.structure(methods))
         teachers = {k: v for k, (_, v) in inputs.teachers.items()}
         pending: list[dict] = []
 

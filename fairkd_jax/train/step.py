@@ -26,6 +26,9 @@ from fairkd_jax.train.methods import Methods, shown_to
 from fairkd_jax.train.passes import trained_nets
 from fairkd_jax.types import Array, Batch, Now, Outputs, Spec, Terms, TrainState, with_numbers
 
+# Programs that are kept compiled: more than a method of a study needs, fewer than fill a process.
+PROGRAMS = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -331,9 +334,14 @@ def train_step(
     return after, metrics
 
 
-@functools.cache
-def compile_step(program: Program, mesh: Mesh) -> Callable[..., tuple[TrainState, dict]]:
-    """`train_step` under one `jax.jit` for all runs of the program; the state is donated."""
+@functools.lru_cache(maxsize=PROGRAMS)
+def compile_step(
+    program: Program, mesh: Mesh, kind: Any = None
+) -> Callable[..., tuple[TrainState, dict]]:
+    """`train_step` under one `jax.jit` for all runs of the program; the state is donated.
+
+    `kind` is the tree structure of the methods: programs are kept, and forgotten, by it too.
+    """
 
     def step(state, *arguments):
         state, metrics = train_step(program, state, *arguments, mesh)
@@ -354,7 +362,8 @@ def fresh_state(program: Program, mesh: Mesh, methods: Methods, *arguments: Any)
         name: fresh_net(net, mesh, seed, i)
         for i, (name, net) in enumerate(trained_nets(program.student, methods.debias).items())
     }
-    return _compile_init(program, mesh)(methods, *arguments[:-1], nets, seed)
+    compiled = _compile_init(program, mesh, jax.tree.structure(methods))
+    return compiled(methods, *arguments[:-1], nets, seed)
 
 
 def fresh_net(net: Net, mesh: Mesh, seed: Array, i: int = 0) -> dict[str, Any]:
@@ -362,13 +371,13 @@ def fresh_net(net: Net, mesh: Mesh, seed: Array, i: int = 0) -> dict[str, Any]:
     return _compile_init_net(net, mesh)(seed, sharding.put_replicated(np.uint32(i), mesh))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=PROGRAMS)
 def _compile_init_net(net: Net, mesh: Mesh) -> Callable[..., dict[str, Any]]:
     return _born_sharded(lambda seed, i: net.init(net_key(seed, i)), mesh)
 
 
-@functools.cache
-def _compile_init(program: Program, mesh: Mesh) -> Callable[..., TrainState]:
+@functools.lru_cache(maxsize=PROGRAMS)
+def _compile_init(program: Program, mesh: Mesh, kind: Any) -> Callable[..., TrainState]:
     return _born_sharded(functools.partial(init_state, program), mesh)
 
 
