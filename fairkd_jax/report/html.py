@@ -1,4 +1,5 @@
-"""One self-contained page about a finished study, `report/index.html`, and `records.csv` beside it.
+"""One self-contained page about a finished study, `report/index.html`; beside it all numbers in
+`records.csv`, and those of the headline with their intervals in `headline.csv`.
 
 Every sentence on the page is made of measured numbers; what is undefined is shown as a dash.
 """
@@ -18,7 +19,7 @@ from markupsafe import Markup
 from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation import metrics
-from fairkd_jax.report import figures, headline, records, statistics
+from fairkd_jax.report import figures, headline, records, statistics, summary
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
@@ -51,6 +52,7 @@ def _write(study: Path) -> None:
     page = render(finished)
     folder = files.make(study / "report")
     files.write(folder / "records.csv", records.as_csv(finished))
+    files.write(folder / "headline.csv", summary.as_csv(finished))
     files.write(folder / "index.html", page)
 
 

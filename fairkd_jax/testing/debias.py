@@ -66,6 +66,13 @@ def _before(stage, kind):
         yield from _before(one, kind)
 
 
+def test_what_a_tuner_may_try_can_be_built(method, plugin):
+    for option, values in method.search.items():
+        assert len(set(values)) == len(values) > 1, f"{option}: nothing to choose from"
+        for value in values:
+            registry.build("debias", {**plugin, option: value})
+
+
 def test_check_accepts_sound_data(method):
     method.check(tiny_step.make_spec(method))
     method.check_tables(jax.tree.map(np.asarray, tiny_step.tables_of(method, rows=16)))

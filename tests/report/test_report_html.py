@@ -83,7 +83,11 @@ def outline(text):
 
 def test_writes_page_and_records(written):
     assert written.name == "index.html" and written.parent.name == "report"
-    assert sorted(p.name for p in written.parent.iterdir()) == ["index.html", "records.csv"]
+    assert sorted(p.name for p in written.parent.iterdir()) == [
+        "headline.csv",
+        "index.html",
+        "records.csv",
+    ]
 
 
 def test_every_section_in_order_with_counts_before_results(outline):
