@@ -2,6 +2,7 @@
 
     python launch/study.py --config=configs/studies/nli_real.py:FOLDER,WEIGHTS --workdir=runs/real
     python launch/study.py --config=configs/studies/nli_real.py:FOLDER,WEIGHTS,mnli --workdir=W
+    python launch/study.py --config=configs/studies/nli_real.py:FOLDER,WEIGHTS,losses --workdir=W
 
 FOLDER as for `nli_small.py`, and `nli_cad/test.tsv.gz`, `nli_negation/test.tsv.gz` and, for MNLI,
 `nli_mnli/train.tsv.gz`. WEIGHTS holds `model.safetensors`, `config.json` and a tokenizer of a BERT
@@ -11,6 +12,9 @@ trained on some of the pairs; the student has 3 of its layers, or starts from no
 Out of domain: HANS by heuristic and subcase, counterfactual pairs by what was edited (arXiv
 1909.12434), pairs with a negation in one sentence or both, and the hard pairs of the test splits,
 which a net that sees the hypothesis alone gets wrong (arXiv 1803.02324).
+
+`losses` compares what is told the bias of word overlap instead, in teachers and in BERTs tiny
+distilled from them, on SNLI and HANS.
 """
 
 from fairkd_jax.config import (
@@ -31,17 +35,36 @@ HEURISTICS = ("lexical_overlap", "subsequence", "constituent")
 OPTIM = Optim(learning_rate=2e-4, schedule="linear", warmup=0.1, weight_decay=0.01)
 TRAIN = Train(steps=150, batch_size=32, checkpoint_every=100)
 BERT = {"name": "bert", "attention_dropout": 0.0}  # without it, attention is fused
+KINDS = ("", "snli", "mnli", "losses")
+OVERLAP = {"bias": {"name": "overlap"}}
+LOSSES = (
+    {"name": "erm"},
+    {"name": "bias_reweight"} | OVERLAP,
+    {"name": "poe"} | OVERLAP,
+    {"label": "poe, annealed", "debias": {"name": "poe", "anneal_to": 0.8} | OVERLAP},
+    {"name": "learned_mixin"} | OVERLAP,
+    {
+        "label": "learned_mixin, entropy",
+        "debias": {"name": "learned_mixin", "penalty": 0.03} | OVERLAP,
+    },
+    {"name": "dfl"} | OVERLAP,
+    {"name": "rubi"} | OVERLAP,
+    {"name": "confidence_regularisation"} | OVERLAP,
+)
 WEAK = BERT | {"preset": "tiny"}
+BLOCKS = r"block\d\d/out"
 RAW = {"test": {"text_form": "raw_no_final_period"}}  # rows of MNLI as all others are written
 
 
 def get_config(folder_and_weights: str = ""):
     """The study; behind the config's name and a colon stand two folders, with a comma between."""
     folder, weights, kind = ([*folder_and_weights.split(","), "", ""])[:3]
-    if not weights or kind not in ("", "snli", "mnli"):
+    if not weights or kind not in KINDS:
         raise ValueError(
-            f"nli_real.py:{folder_and_weights}: expected FOLDER,WEIGHTS or FOLDER,WEIGHTS,mnli"
+            f"nli_real.py:{folder_and_weights}: expected FOLDER,WEIGHTS or FOLDER,WEIGHTS,KIND, "
+            f"a kind one of {', '.join(filter(None, KINDS))}"
         )
+    losses = kind == "losses"
 
     def files(**options):
         return {"name": "nli_files", "folder": folder, "attribute": "overlap"} | options
@@ -76,13 +99,12 @@ def get_config(folder_and_weights: str = ""):
     )
     return as_config_dict(
         Study(
-            name="nli_real_mnli" if kind == "mnli" else "nli_real",
+            name="nli_real" if kind == "snli" else f"nli_real_{kind}".removesuffix("_"),
             seeds=3,
             headline=(
                 "in_domain/test/acc_avg",
                 "hans/hans/acc_conflicting",
-                "cad/test/acc_avg",
-                "negation/test/acc_avg",
+                *(() if losses else ("cad/test/acc_avg", "negation/test/acc_avg")),
             ),
             experiment=Experiment(
                 data=Data(
@@ -91,18 +113,23 @@ def get_config(folder_and_weights: str = ""):
                     padding="bucket",
                 ),
                 teacher=Role(BERT | {"pretrained": weights, "head": "fresh"}, OPTIM, TRAIN),
-                student=Role(BERT | {"preset": "minilm_l3"}, OPTIM, TRAIN),
+                student=Role(WEAK if losses else BERT | {"preset": "minilm_l3"}, OPTIM, TRAIN),
                 distill=({"name": "logits", "temperature": 2.0},),
                 mix=Mix(task_weight=0.5, kd_weight=0.5),
-                transfer=Transfer(layers="every"),
+                transfer=None if losses else Transfer(layers="every"),
                 evaluate={
                     "in_domain": Evaluation(splits=("test",)),
-                    **{k: Evaluation(set=v, splits=("test",)) for k, v in elsewhere.items()},
+                    **{
+                        name: Evaluation(set=files_of, splits=("test",))
+                        for name, files_of in ({} if losses else elsewhere).items()
+                    },
                     "hans": Evaluation(set=hans, splits=("hans",)),
                 },
-                compare=Compare(first=r"block\d\d/out", second=r"block\d\d/out"),
+                compare=Compare() if losses else Compare(first=BLOCKS, second=BLOCKS),
             ),
-            axes={
+            axes={"debias": LOSSES}
+            if losses
+            else {
                 "debias": (
                     {"name": "erm"},
                     {"name": "poe", "bias": {"name": "weak_learner", "model": WEAK}},
