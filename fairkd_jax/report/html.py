@@ -100,6 +100,7 @@ def render(finished: Finished) -> str:
         selection=_selection(finished),
         choices=_choices(finished, comparisons),
         doubts=[_doubts_by_role(finished, comparison) for comparison in comparisons],
+        decisions=_decisions(finished),
         ledger=_ledger(finished.about["ledger"]),
         seeds=span([len(c.seeds) for c in comparisons]),
         rules={rule: _in_words(rule) for rule in _rules(finished)},
@@ -110,6 +111,17 @@ def render(finished: Finished) -> str:
         least_p=headline.least_p(comparisons),
         statistics=statistics,
     )
+
+
+def _decisions(finished: Finished) -> list[dict[str, Any]]:
+    """What tells the labels where it is more than the likeliest: each once, with its runs' axes."""
+    found = {}
+    for run in finished.runs.values():
+        if "decide" in run:
+            options = ", ".join(f"{k} {v}" for k, v in run["decide_options"].items())
+            one = {"name": run["decide"], "options": options, "by": run["decides_by_attributes"]}
+            found.setdefault(json.dumps(one), one)
+    return [*found.values()]
 
 
 def _examples(finished: Finished, evaluation: str, metric: str, group: str) -> str:
