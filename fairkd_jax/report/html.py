@@ -114,14 +114,15 @@ def render(finished: Finished) -> str:
 
 
 def _decisions(finished: Finished) -> list[dict[str, Any]]:
-    """What tells the labels where it is more than the likeliest: each once, with its runs' axes."""
-    found = {}
+    """What tells labels where it is not that the likeliest counts: each plugin once."""
+    found: dict[str, dict[str, Any]] = {}
     for run in finished.runs.values():
         if "decide" in run:
             options = ", ".join(f"{k} {v}" for k, v in run["decide_options"].items())
-            one = {"name": run["decide"], "options": options, "by": run["decides_by_attributes"]}
-            found.setdefault(json.dumps(one), one)
-    return [*found.values()]
+            reads = run["decides_by_attributes"]
+            one = found.setdefault(run["decide"], {"options": {}, "reads_attributes": reads})
+            one["options"][options] = None
+    return [{"name": k, **one, "options": " or ".join(one["options"])} for k, one in found.items()]
 
 
 def _examples(finished: Finished, evaluation: str, metric: str, group: str) -> str:

@@ -7,6 +7,7 @@ import re
 import jax
 import pandas as pd
 import pytest
+from conftest import ROOT
 
 from fairkd_jax import sharding
 from fairkd_jax.config import Data, Evaluation, Experiment, Role, Study, Train, parse, update
@@ -47,6 +48,15 @@ def test_nets_are_shared_and_evaluations_without_a_decision_are_as_they_were():
         assert parse(type(one.config), stored.about(one)["config"]) == one.config
     about = stored.about(next(iter(both[0].evaluations.values())))
     assert {*about["config"]} == {"set", "split", "batch_size"}
+
+
+@pytest.mark.quick
+def test_code_of_a_decision_from_outside_is_part_of_what_an_evaluation_reads(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tests" / "outside" / "project")
+    run, *_ = check.check(study({}, decide={"name": "my_project.decisions.balanced"}))
+    (one,) = run.evaluations.values()
+    assert "code my_project.decisions.balanced" in one.reads
+    assert execute._row(run)["decides_by_attributes"] is False
 
 
 @pytest.mark.quick
@@ -92,6 +102,8 @@ def test_a_study_compares_what_is_decided_with_the_likeliest(tmp_path):
     words = re.sub(r"<[^>]+>", "", html.write(folder).read_text())
     assert "Labels decided by threshold (constraints equalized_odds, objective balanced" in words
     assert "it reads the attribute of every example that it decides on, in the test too" in words
+    assert "decide=threshold1no; to decide: yes" in words  # label, seeds, attributes in training
+    assert "decide=likeliest1no\n" in words
     table = pd.read_csv(folder / "report" / "records.csv", keep_default_na=False)
     assert {*table["decide"]} == {"", "threshold"}
     told = execute.table_of_stages(plan.runs(asked), tmp_path)
