@@ -106,6 +106,8 @@ class Experiment:
     seed: int = 0
     teachers: Mapping[str, Teacher] = later({}, unsaid=True, values=Teacher)
     # by name, several or one, in the place of `teacher`; {}: that one
+    decide: Plugin | None = later(None, unsaid=True, room="decide")
+    # which label is told of log-probabilities, fitted on the validation split; None: the likeliest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,11 +206,17 @@ class RefitStage:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateStage:
-    """Counts by group of the net of input "net" on one split."""
+    """Counts by group of the net of input "net" on one split.
+
+    With `decide` the predicted label is what this decides, fitted to the log-probabilities of
+    another split, which are the table of input "calibration"; see `evaluation/decision.py`.
+    """
 
     set: Plugin | None = dataclasses.field(metadata={"room": "sets"})  # None: the net's own
     split: str
     batch_size: int
+    decide: Plugin | None = later(None, unsaid=True, room="decide")
+    seed: int = later(0, unsaid=True)  # of what it draws
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,6 +150,8 @@ def _parse_field(field: dataclasses.Field, value: Any, place: str) -> Any:
         return {k: parse(field.metadata["values"], v, f"{place}.{k}") for k, v in value.items()}
     if "one_or_more" in field.metadata and isinstance(value, Mapping):
         value = (value,)
+    if "room" in field.metadata and not isinstance(value, Mapping | None):
+        raise ValueError(f"{place} = {value!r}: expected a dict such as {{'name': ...}}")
     if "or_mapping" in field.metadata and isinstance(value, Mapping):
         return dict(value)
     if isinstance(default, Mapping):

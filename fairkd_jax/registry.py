@@ -28,6 +28,7 @@ ROOMS = {  # room: (package that holds the plugins, module of the contract, name
     "bias": ("fairkd_jax.debias.bias", "fairkd_jax.debias.bias.base", "Bias"),
     "infer": ("fairkd_jax.debias.infer", "fairkd_jax.debias.inference", "Inference"),
     "distill": ("fairkd_jax.distill", "fairkd_jax.distill.base", "Distiller"),
+    "decide": ("fairkd_jax.evaluation.decide", "fairkd_jax.evaluation.decision", "Decision"),
 }
 DOTTED = "; or the dotted name of a module of yours, 'my_project.methods.mine'"
 

@@ -13,12 +13,14 @@ from jaxtyping import Int, Shaped
 
 from fairkd_jax.data.dataset import Info
 from fairkd_jax.data.tables import COLUMNS
-from fairkd_jax.evaluation.sums import Sums, count, finite_rows, label_map, sizes_of
+from fairkd_jax.evaluation.sums import Sums, count, finite_rows, label_map, recount, sizes_of
 from fairkd_jax.models.net import Net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.sharding import replicated_like
 from fairkd_jax.types import Batch, Outputs
 
+Rows = Mapping[str, np.ndarray]
+TOLD = ("label", "attribute", "group", "id", "member")  # to what decides; "member" where it is
 AHEAD = 8  # batches in flight before the host waits for the oldest: bounds memory, hides latency
 
 
@@ -30,10 +32,12 @@ def evaluate(
     info: Info,
     label_names: tuple[str, ...],
     put: Callable[[Batch], Batch] = lambda batch: batch,
+    decide: Callable[[Rows], np.ndarray] | None = None,
 ) -> Sums:
     """Sums over the real rows of all batches, int64 and float64 on the host of every process.
 
-    `label_names` are the net's own; `put` places a batch on the devices.
+    `label_names` are the net's own; `put` places a batch on the devices. `decide` gives the net's
+    class that rows are predicted to be, from `TOLD` and log_probs [n, C]; None: the largest.
     Raises ValueError where the net's labels do not match those of the set, FloatingPointError
     naming the examples on which its logits are not finite.
     """
@@ -41,11 +45,16 @@ def evaluate(
     sizes = sizes_of(info)
 
     def step(batch: Batch) -> tuple[Sums, dict[str, Any]]:
-        counted = _count_step(net, tuple(sizes.items()), labels, replicated_like(batch))
+        told = tuple(k for k in TOLD if k in batch) if decide else ()
+        counted = _count_step(net, tuple(sizes.items()), labels, told, replicated_like(batch))
         return counted(variables, batch)
 
     total, rows, wrong = Sums.zero(**sizes), 0, []
     for sums, columns in _run(step, batches, put):
+        if decide:
+            there = (columns["real"] > 0) & ~columns["wrong"]
+            rows_there = {k: v[there] for k, v in columns["told"].items()}
+            sums = recount(sums, rows_there, np.asarray(labels)[decide(rows_there)])
         total = total + sums
         rows += int(np.count_nonzero(columns["real"]))
         wrong.append(columns["id"][columns["wrong"]])
@@ -109,14 +118,22 @@ def _run(step: Callable, batches: Iterable[Batch], put: Callable) -> Iterable[An
 
 @functools.lru_cache(maxsize=128)
 def _count_step(
-    net: Net, sizes: tuple[tuple[str, int], ...], labels: tuple[int, ...], out: Sharding | None
+    net: Net,
+    sizes: tuple[tuple[str, int], ...],
+    labels: tuple[int, ...],
+    told: tuple[str, ...],
+    out: Sharding | None,
 ) -> Callable:
     """Cached: stages that evaluate equal nets share one compiled program."""
 
     def step(variables, batch):
         outputs, _ = net.apply(variables, batch, train=False)
         sums = count(outputs.logits, batch, jnp.asarray(labels, jnp.int32), **dict(sizes))
-        return sums, _wrong_rows(outputs, batch)
+        columns = _wrong_rows(outputs, batch)
+        if told:
+            log_probs = jax.nn.log_softmax(outputs.logits)
+            columns["told"] = {k: batch[k] for k in told} | {"log_probs": log_probs}
+        return sums, columns
 
     return jax.jit(step, out_shardings=out)
 

@@ -111,6 +111,9 @@ def metrics(
     loss, brier_score         means over examples; Brier's original sum over labels, in [0, 2]
     ece                       top-label expected calibration error
 
+    Where a decision (`evaluation/decision.py`) tells the labels, all but loss, brier_score and ece,
+    which are of the net's probabilities, are of what it decided.
+
     Raises ValueError where `sums` are not those of a set with these labels, attributes and
     subpopulations, and FloatingPointError where logits were not finite: no accuracy is told of the
     other rows.

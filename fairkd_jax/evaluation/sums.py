@@ -6,6 +6,7 @@ no count is ever rounded and the order of batches does not show.
 
 import functools
 import operator
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -158,3 +159,19 @@ def count(
         not_finite=jnp.sum(left_out, axis=0, dtype=jnp.int32),
         subpopulations=confusion,
     )
+
+
+def recount(
+    sums: Sums, rows: Mapping[str, np.ndarray], predicted: Integer[np.ndarray, "n"]
+) -> Sums:
+    """The same sums, on the host, with other predictions in the place of the net's.
+
+    `rows` are those that were counted: label, group and, where there are subpopulations, member.
+    Loss, squared error and bins stay those of the net's probabilities.
+    """
+    counts, confusion = np.zeros_like(sums.predicted), np.zeros_like(sums.subpopulations)
+    np.add.at(counts, (rows["group"], predicted), 1)
+    if len(confusion):
+        row, part = np.nonzero(rows["member"])
+        np.add.at(confusion, (part, rows["label"][row], predicted[row]), 1)
+    return sums.replace(predicted=counts, subpopulations=confusion)

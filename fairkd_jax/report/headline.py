@@ -28,7 +28,8 @@ class Line:
     # kept | lost | inconclusive; "nothing to keep" where the teacher gained nothing for sure,
     # "reference" where nothing was debiased
     verdict: str
-    sees_attributes: str  # is the method given them in training: yes, no, unknown, or by role
+    sees_attributes: str  # is the method given them in training: yes, no, unknown, or by role;
+    # and whether what decides on labels is given those of the examples that are scored
     # p by Holm, over all lines of the table
     corrected: Mapping[str, float] = dataclasses.field(default_factory=dict)
     # by role: the group or subpopulation that is the worst in most seeds, its size, in how many
@@ -218,9 +219,12 @@ def _sees_attributes(finished: Finished, comparison: Comparison) -> str:
         )
         for role in ROLES
     }
-    if len(set(told.values())) == 1:
-        return told[ROLES[0]]
-    return ", ".join(f"{role} {word}" for role, word in told.items())
+    same = len(set(told.values())) == 1
+    found = told[ROLES[0]] if same else ", ".join(f"{role} {word}" for role, word in told.items())
+    decided = any(
+        finished.runs[run].get("decides_by_attributes") for run in comparison.runs["distilled"]
+    )
+    return f"{found}; to decide: yes" if decided else found
 
 
 def overall(

@@ -102,6 +102,7 @@ def render(finished: Finished) -> str:
         selection=_selection(finished),
         choices=_choices(finished, comparisons),
         doubts=[_doubts_by_role(finished, comparison) for comparison in comparisons],
+        decisions=_decisions(finished),
         ledger=_ledger(finished.about["ledger"]),
         seeds=span([len(c.seeds) for c in comparisons]),
         rules={rule: _in_words(rule) for rule in _rules(finished)},
@@ -112,6 +113,18 @@ def render(finished: Finished) -> str:
         least_p=headline.least_p(comparisons),
         statistics=statistics,
     )
+
+
+def _decisions(finished: Finished) -> list[dict[str, Any]]:
+    """What tells labels where it is not that the likeliest counts: each plugin once."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in finished.runs.values():
+        if "decide" in run:
+            options = ", ".join(f"{k} {v}" for k, v in run["decide_options"].items())
+            reads = run["decides_by_attributes"]
+            one = found.setdefault(run["decide"], {"options": {}, "reads_attributes": reads})
+            one["options"][options] = None
+    return [{"name": k, **one, "options": " or ".join(one["options"])} for k, one in found.items()]
 
 
 def _examples(finished: Finished, evaluation: str, metric: str, group: str) -> str:

@@ -57,7 +57,9 @@ class Finished:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """`COLUMNS`, "teachers", "worst", "evaluation" (as `in_domain/test`), "id" (the run's)."""
+        """`COLUMNS`, "teachers", "decide", "worst", "evaluation" (as `in_domain/test`), "id" (the
+        run's).
+        """
         datasets = _dataset_names(self)
         rows = [
             {
@@ -69,6 +71,7 @@ class Finished:
                 **value,
                 "stage": stage,
                 "teachers": told(run),
+                "decide": run.get("decide", ""),
                 "evaluation": evaluation,
                 "id": run["run"],
             }
@@ -77,7 +80,7 @@ class Finished:
             for result in [self.results[stage]]
             for value in [*_values(result), *_gap_id_ood(self, run, evaluation)]
         ]
-        columns = [*COLUMNS, "teachers", "worst", "evaluation", "id"]
+        columns = [*COLUMNS, "teachers", "decide", "worst", "evaluation", "id"]
         return pd.DataFrame(rows, columns=columns).fillna({"worst": ""})
 
     @cached_property
@@ -251,10 +254,10 @@ def in_domain(run: Mapping[str, Any], evaluation: str) -> str:
 def as_csv(finished: Finished) -> str:
     """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined.
 
-    And "teachers" where they have names; and "worst", of what a worst accuracy is, where a set has
-    subpopulations.
+    And "teachers" where they have names; "decide", what tells the labels, where it is more than the
+    likeliest; and "worst", of what a worst accuracy is, where a set has subpopulations.
     """
-    columns = [*COLUMNS, *["teachers"] * bool(finished.rows["teachers"].any())]
+    columns = [*COLUMNS, *(k for k in ("teachers", "decide") if finished.rows[k].any())]
     columns += ["worst"] * bool((finished.rows["metric"] == "acc_subpopulation").any())
     return finished.rows[columns].to_csv(index=False, lineterminator="\n")
 

@@ -17,7 +17,7 @@ from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
 from fairkd_jax.models.net import leaves
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import borrow, plan
+from fairkd_jax.study import borrow, decided, plan
 from fairkd_jax.study.reads import data_of, made_by
 from fairkd_jax.train import drawn, loop
 from fairkd_jax.train.step import table_of, teachers_of
@@ -182,6 +182,8 @@ def _check_evaluation(one: Stage, tried: set[str]) -> None:
     opened = pipeline.open_data(data_of(one))
     source = opened.source(one.config.split, one.config.set)
     label_map(opened.dataset.info.label_names, source.split.info)
+    if one.config.decide:
+        decided.check(one, source.split.info)
     _check_rows(one, tried, one.config.split, one.config.set)
 
 

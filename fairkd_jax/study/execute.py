@@ -1,6 +1,7 @@
 """Runs a study on this machine: checks all of it, then its stages one by one, then the report."""
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -21,7 +22,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fairkd_jax import buckets, files, processes, registry, sharding
-from fairkd_jax.config import Study, as_dict
+from fairkd_jax.config import Experiment, Study, as_dict
 from fairkd_jax.data import mixture, pipeline, strength
 from fairkd_jax.data.dataset import Split
 from fairkd_jax.study import plan, reads, stage, stored
@@ -47,12 +48,15 @@ def table_of_stages(planned: list[plan.Run], workdir: Path | str) -> str:
             "model": plan.model_name(one.config.model) if hasattr(one.config, "model") else "",
             "debias": method["name"],
             "distill": "+".join(d["name"] for d in one.config.distill) if train else "",
+            "decide": (getattr(one.config, "decide", None) or {"name": ""})["name"],
             "reads": ", ".join(sorted(one.inputs)),
         }
         found = stored.state_of(one, workdir)
         state = {s: int(found == s) for s in stored.STATES}
         rows.append(row | state | {"shared": int(users[one.identity] > 1)})
     frame = pandas.DataFrame(rows)
+    if not frame["decide"].any():
+        del frame["decide"]
     numbers = [*stored.STATES, "shared"]
     table = frame.groupby([c for c in frame if c not in numbers], sort=False).sum().reset_index()
     total = ", ".join(f"{frame[s].sum()} {s}" for s in stored.STATES)
@@ -266,6 +270,7 @@ def _row(run: plan.Run) -> dict[str, Any]:
         "sees_attributes": _sees_attributes(run),
         "distill": "+".join(d["name"] for d in run.distill),
         "distill_options": run.distill,
+        **_decision(experiment),
         "model": plan.model_name(model),
         "parameters": loop.net_of(experiment.data, run.net.config.model).num_parameters(),
         "teacher_model": " + ".join(f"{k} {m}".strip() for k, m in models.items()),
@@ -282,6 +287,18 @@ def _row(run: plan.Run) -> dict[str, Any]:
     }
 
 
+def _decision(experiment: Experiment) -> dict[str, Any]:
+    """What tells the labels; nothing where it is the likeliest that counts."""
+    if not experiment.decide:
+        return {}
+    method = registry.build("decide", experiment.decide)
+    return {
+        "decide": experiment.decide["name"],
+        "decide_options": dataclasses.asdict(method),
+        "decides_by_attributes": method.sees_attributes,
+    }
+
+
 def _data(planned: list[plan.Run]) -> dict[str, Any]:
     """Examples by group of every split that is trained on or scored, and of extra ones."""
     found: dict[str, Any] = {}
@@ -289,7 +306,7 @@ def _data(planned: list[plan.Run]) -> dict[str, Any]:
         opened = pipeline.open_data(run.experiment.data)
         data, train = run.experiment.data, run.experiment.student.train
         splits = [("in_domain", data.split, None)]
-        if train.select != "last":
+        if train.select != "last" or run.experiment.decide:
             splits.append(("in_domain", train.validation, None))
         splits += [
             (name, split, e.set)

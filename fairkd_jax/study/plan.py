@@ -33,6 +33,7 @@ from fairkd_jax.config import (
 )
 from fairkd_jax.data import mixture, strength
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.study import decided
 from fairkd_jax.study.borrow import borrowed
 from fairkd_jax.study.reads import sealed, sealed_alone
 from fairkd_jax.train import drawn, loop
@@ -276,7 +277,7 @@ def _run(
         experiment=experiment,
         axes=axes,
         net=net,
-        evaluations=_evaluations(experiment, net),
+        evaluations=_evaluations(experiment, net, how.train.validation),
         comparisons=_comparisons(experiment, teachers, net),
         how=how,
         debias=debias,
@@ -298,10 +299,16 @@ def _covering(stage: Stage) -> Stage:
     return dataclasses.replace(stage, inputs=inputs)
 
 
-def _evaluations(experiment: Experiment, net: Stage) -> dict[str, Stage]:
+def _evaluations(experiment: Experiment, net: Stage, validation: str) -> dict[str, Stage]:
+    """Of the net as it is, or of what is decided from it: the net itself is the same."""
+    inputs, decide = {"net": net}, {}
+    if experiment.decide is not None:
+        registry.build("decide", experiment.decide)
+        inputs[decided.CALIBRATION] = decided.calibration(net, validation)
+        decide = {"decide": experiment.decide, "seed": experiment.seed}
     return {
         f"{name}/{split}": sealed_alone(
-            Stage("evaluate", EvaluateStage(e.set, split, e.batch_size), {"net": net})
+            Stage("evaluate", EvaluateStage(e.set, split, e.batch_size, **decide), inputs)
         )
         for name, e in experiment.evaluate.items()
         for split in e.splits

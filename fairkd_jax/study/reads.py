@@ -164,6 +164,8 @@ def _refit(stage: Stage) -> Files:
 
 def _evaluate(stage: Stage) -> Files:
     yield from _split(stage.config.set or data_of(stage).set, stage.config.split)
+    if stage.config.decide:
+        yield from _code("decide", stage.config.decide)
 
 
 def _compare(stage: Stage) -> Files:

@@ -26,7 +26,7 @@ from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net
 from fairkd_jax.models.transfer import transfer
 from fairkd_jax.representation.compare import compare_nets
-from fairkd_jax.study import borrow, inferred, reads, stored
+from fairkd_jax.study import borrow, decided, inferred, reads, stored
 from fairkd_jax.study.claim import Claim, claimed
 from fairkd_jax.study.reads import data_of
 from fairkd_jax.train import checkpoint, loop, trackers
@@ -241,7 +241,14 @@ def _batches(
 
 
 def _score(
-    net: Net, variables: Any, opened: Any, split: str, spec: Any, batch_size: int, place: Place
+    net: Net,
+    variables: Any,
+    opened: Any,
+    split: str,
+    spec: Any,
+    batch_size: int,
+    place: Place,
+    decide: Any = None,
 ) -> tuple[Sums, Any]:
     source = opened.source(split, spec)
     batches = _batches(source, batch_size, place, net)
@@ -252,6 +259,7 @@ def _score(
         info=source.split.info,
         label_names=opened.dataset.info.label_names,
         put=place.put,
+        decide=decide,
     )
     return sums, source
 
@@ -285,8 +293,10 @@ def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config, data = stage.config, data_of(stage)
     opened = pipeline.open_data(data)
+    decide, parameters = decided.rule(stage, place.folder)
+    net, variables = place.net(stage.inputs["net"])
     sums, source = _score(
-        *place.net(stage.inputs["net"]), opened, config.split, config.set, config.batch_size, place
+        net, variables, opened, config.split, config.set, config.batch_size, place, decide
     )
     info, train = source.split.info, opened.source("train").split
     # Shares of training groups mean something only where the groups are the training's.
@@ -308,6 +318,8 @@ def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:
         },
         "metrics": fairness.metrics(sums, info=info, train_counts=train_counts),
     }
+    if decide:
+        result["decided_by"] = parameters
     if jax.process_index() == 0:
         files.write_json(folder / "result.json", result)
     return len(source.split)

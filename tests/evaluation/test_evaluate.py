@@ -185,3 +185,31 @@ def test_a_column_that_is_not_finite_is_named(monkeypatch):
 def test_an_unknown_column_is_named():
     with pytest.raises(UnknownName, match=r"logitz.*Did you mean 'logits'"):
         predict_columns(net_of("unknown"), {}, [], ("logitz",))
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_is_decided_is_counted_in_the_place_of_the_largest(devices):
+    net, parts = net_of("decided"), dataclasses.replace(INFO, subpopulations=("p", "q"))
+    variables, batches = net.init(jax.random.key(0)), batches_of(90, 16)
+    for batch in batches:
+        batch["member"] = np.stack([batch["id"] % 2 == 0, batch["id"] % 3 == 0], axis=1)
+    mesh, shown = make_mesh(devices=jax.devices()[:devices]), []
+
+    def run(decide):
+        put = put_replicated(variables, mesh), iter(batches)
+        place = lambda batch: put_batch(batch, mesh)  # noqa: E731
+        return evaluate(net, *put, info=parts, label_names=NAMES, put=place, decide=decide)
+
+    def largest(rows):
+        shown.extend(rows["id"].tolist())
+        return np.argmax(rows["log_probs"], axis=1)
+
+    plain, same, last = run(None), run(largest), run(lambda rows: np.full(len(rows["id"]), 2))
+    assert sorted(shown) == sorted(i for b in batches for i in b["id"][b["real"] > 0].tolist())
+    for name, value in vars(plain).items():
+        np.testing.assert_array_equal(getattr(same, name), value, err_msg=name)
+    np.testing.assert_array_equal(last.predicted[:, 2], plain.predicted.sum(axis=1))
+    confusion = last.subpopulations
+    np.testing.assert_array_equal(confusion[..., 2], plain.subpopulations.sum(axis=2))
+    np.testing.assert_array_equal(last.loss, plain.loss)
+    np.testing.assert_array_equal(last.bin_correct, plain.bin_correct)
