@@ -66,6 +66,23 @@ class Mix:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rung(Role):
+    """A net between the teachers and the student: taught by what is before it, it teaches the next.
+
+    What is left out, or empty, is as the student has it, its model too. See `study/chain.py`.
+    """
+
+    model: Plugin = _plugin("models")
+    optim: Optim | None = None
+    train: Train | None = None
+    debias: Plugin = _field()  # {}: as the student, while it is distilled
+    distill: tuple[Plugin, ...] = dataclasses.field(default=(), metadata={"one_or_more": True})
+    mix: Mix | None = None
+    transfer: Transfer | None = None  # it starts from the net that teaches it; None: fresh, always
+    rounds: int = 1  # so many such nets, one after the other, each the teacher of the next
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Splits of a set to score; without a set, splits of the one that was trained on."""
 
@@ -106,6 +123,7 @@ class Experiment:
     seed: int = 0
     teachers: Mapping[str, Teacher] = later({}, unsaid=True, values=Teacher)
     # by name, several or one, in the place of `teacher`; {}: that one
+    rungs: tuple[Rung, ...] = later((), unsaid=True, one_or_more=True, each=Rung)  # in their order
 
 
 @dataclasses.dataclass(frozen=True)
