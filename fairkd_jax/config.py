@@ -8,7 +8,7 @@ A config file returns a `ConfigDict` of plain values; `parse` turns it into an `
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -264,6 +264,14 @@ class Stage:
         merged = {k: v for k, v in (dict(self.inputs) | inputs).items() if v is not None}
         return dataclasses.replace(self, inputs=merged)
 
+    def remade(self, change: Callable[["Stage"], "Stage"], done: dict | None = None) -> "Stage":
+        """The stage changed, and before it all its inputs, those of inputs too: each once."""
+        done = {} if done is None else done
+        if id(self) not in done:
+            inputs = {name: one.remade(change, done) for name, one in self.inputs.items()}
+            done[id(self)] = change(dataclasses.replace(self, inputs=inputs))
+        return done[id(self)]
+
     def first_net(self, share: float) -> "Stage":
         """A net that is to tell of examples: this one by plain ERM without a teacher.
 
@@ -286,6 +294,21 @@ class Stage:
     def asked(self, column: str) -> "Stage":
         """A table of what this net says of the examples that it is trained on: one column."""
         return Stage("table", TableStage((column,), self.config.data.split), {"net": self})
+
+
+def ordered(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """Stages and all their inputs by identity, each once, after its inputs."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.identity not in found:
+            for before in stage.inputs.values():
+                visit(before)
+            found[stage.identity] = stage
+
+    for stage in stages:
+        visit(stage)
+    return found
 
 
 KINDS = {

@@ -35,6 +35,7 @@ COLUMNS = (
     "dataset", "split", "group", "metric", "value", "n", "selection", "stage",
 )  # fmt: skip
 ROLES = ("teacher", "baseline", "distilled")
+RUNG = "rung"  # the role of what is between teacher and student, where there is anything
 WORST_OF = {  # metric that is the lowest of parts of a split -> metric of the rows of the parts
     "worst_group_accuracy": "accuracy",
     "worst_subpopulation_accuracy": "acc_subpopulation",
@@ -57,7 +58,7 @@ class Finished:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """`COLUMNS`, "teachers", "worst", "evaluation" (as `in_domain/test`), "id" (the run's)."""
+        """`COLUMNS`, "rung", "teachers", "worst", "evaluation" (as `in_domain/test`), "id"."""
         datasets = _dataset_names(self)
         rows = [
             {
@@ -68,6 +69,7 @@ class Finished:
                 "split": result["split"],
                 **value,
                 "stage": stage,
+                "rung": str(len(run["rungs"]) + 1) if run["role"] == RUNG else "",
                 "teachers": told(run),
                 "evaluation": evaluation,
                 "id": run["run"],
@@ -77,7 +79,7 @@ class Finished:
             for result in [self.results[stage]]
             for value in [*_values(result), *_gap_id_ood(self, run, evaluation)]
         ]
-        columns = [*COLUMNS, "teachers", "worst", "evaluation", "id"]
+        columns = [*COLUMNS, "rung", "teachers", "worst", "evaluation", "id"]
         return pd.DataFrame(rows, columns=columns).fillna({"worst": ""})
 
     @cached_property
@@ -192,13 +194,14 @@ def read(folder: Path) -> Finished:
     if len(roles) != len(about["runs"]):
         raise ValueError(f"{path}: two runs share an id")
     for run in about["runs"]:
-        if run["role"] not in ROLES:
-            raise UnknownName(run["role"], f"role of run {run['run']!r}:", ROLES)
+        if run["role"] not in (*ROLES, RUNG):
+            raise UnknownName(run["role"], f"role of run {run['run']!r}:", (*ROLES, RUNG))
         needed = [("teacher", one) for one in teachers(run).values()]
+        needed += [(RUNG, one) for one in run.get("rungs", ())]
         needed.append(("baseline", run.get("baseline_run", "")))
         for role, other in needed if run["role"] == "distilled" else ():
-            # a teacher may be a distilled net itself; a baseline never is
-            if other not in roles or (role == "baseline" and roles[other] != role):
+            # a teacher may be a distilled net itself; the others have the role that they are for
+            if other not in roles or (role != "teacher" and roles[other] != role):
                 raise ValueError(
                     f"run {run['run']!r} is distilled and has no {role} to be compared with"
                     f" ({role}_run = {other!r}): the report would say nothing"
@@ -251,10 +254,10 @@ def in_domain(run: Mapping[str, Any], evaluation: str) -> str:
 def as_csv(finished: Finished) -> str:
     """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined.
 
-    And "teachers" where they have names; and "worst", of what a worst accuracy is, where a set has
-    subpopulations.
+    And "rung", the place of one, and "teachers", where they have names, each where there are any;
+    and "worst", of what a worst accuracy is, where a set has subpopulations.
     """
-    columns = [*COLUMNS, *["teachers"] * bool(finished.rows["teachers"].any())]
+    columns = [*COLUMNS, *[c for c in ("rung", "teachers") if finished.rows[c].any()]]
     columns += ["worst"] * bool((finished.rows["metric"] == "acc_subpopulation").any())
     return finished.rows[columns].to_csv(index=False, lineterminator="\n")
 

@@ -31,6 +31,7 @@ from fairkd_jax.config import (
     Train,
     TrainStage,
     TransferStage,
+    ordered,
     update,
 )
 from fairkd_jax.data import augmentation, mixture, strength
@@ -267,7 +268,7 @@ def _run(
     teachers: Mapping[str, Run] = types.MappingProxyType({}),
     **rest: Any,
 ) -> Run:
-    net = sealed(_covering(net))
+    net = sealed(net.remade(_covering))
     return Run(
         role=role,
         experiment=experiment,
@@ -283,11 +284,10 @@ def _run(
 
 
 def _covering(stage: Stage) -> Stage:
-    """The stage, and its inputs, with tables that tell of the extra examples too that it draws."""
-    inputs = {name: _covering(one) for name, one in stage.inputs.items()}
-    data = getattr(stage.config, "data", None)
+    """The stage with tables that tell of the extra examples too that it draws."""
+    data, inputs = getattr(stage.config, "data", None), stage.inputs
     if data and (added := mixture.finite(data.augment)):
-        inputs |= {
+        inputs = inputs | {
             name: one.change({"augment": added})
             for name, one in inputs.items()
             if one.kind == "table" and one.config.split == data.split
@@ -321,18 +321,8 @@ def _comparisons(
 
 def stages(all_runs: list[Run]) -> list[Stage]:
     """Every stage once, after its inputs."""
-    ordered: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.identity not in ordered:
-            for before in stage.inputs.values():
-                visit(before)
-            ordered[stage.identity] = stage
-
-    for run in all_runs:
-        for stage in (run.net, *run.evaluations.values(), *run.comparisons.values()):
-            visit(stage)
-    return list(ordered.values())
+    asked = ((r.net, *r.evaluations.values(), *r.comparisons.values()) for r in all_runs)
+    return [*ordered(itertools.chain.from_iterable(asked)).values()]
 
 
 def smoke(study: Study) -> Study:

@@ -121,6 +121,7 @@ def test_several_teachers_teach_the_first_rung_alone():
 
 def test_a_rung_may_start_from_the_net_that_teaches_it():
     same = {"student.model": BIG, "transfer": {}}
+    assert len(of(planned({"rounds": 12, "transfer": {}}, **same), "rung")) == 12  # in no time
     first, second, student = planned(({"transfer": {}}, {}), **same)[2:]
     assert first.net.inputs["init"].inputs["net"].identity == taught_by(first)
     assert "init" not in second.net.inputs  # fresh unless it says so itself
