@@ -2,12 +2,12 @@
 
     python launch/study.py --config=configs/studies/iterative.py --workdir=runs/iterative
 
-A debiased ResNet mini teaches a ResNet tiny, a ninth of its size: directly; by way of an assistant of
-a size in between (arXiv 1902.03393); by way of one, or of three, born-again generations of the student
-(arXiv 1805.04770), each taught by the one before. Last, self-distillation: the teacher is as small as
-the student, and so the baseline itself. Plain training (ERM) and Group DRO, the same method for all
-nets of a chain; six seeds. The report says for each net of a chain what it reaches, and what is lost
-from the net that taught it.
+A debiased ResNet mini teaches a ResNet tiny, of 42 386 and 4 970 parameters: directly; by way of an
+assistant of a size in between (arXiv 1902.03393); by way of one, or of three, born-again
+generations of the student (arXiv 1805.04770), each taught by the one before. Last, self-
+distillation: the teacher is as small as the student, and so the baseline itself. Plain training
+(ERM) and Group DRO, the same method for all nets of a chain; six seeds. The report says of each net
+of a chain what it reaches and what is lost from the net that taught it.
 """
 
 from fairkd_jax.config import (
@@ -30,8 +30,10 @@ SLOW, FAST = (
     Optim(learning_rate=rate, weight_decay=2.0, schedule="constant") for rate in (2e-4, 2e-3)
 )
 TRAIN = Train(steps=200, batch_size=128, select="val_worst_group", eval_every=25)
-MINI, TINY = ({"name": "resnet", "preset": preset} for preset in ("mini", "tiny"))  # 42386, 4970
-BETWEEN = {"name": "resnet", "preset": "mini", "depths": (1, 1)}  # 19154 parameters
+MINI, TINY = ({"name": "resnet", "preset": preset} for preset in ("mini", "tiny"))
+# As mini with half its blocks, 19154 parameters; without a preset tables do not call it mini.
+BETWEEN = {"name": "resnet", "depths": (1, 1), "widths": (16, 32), "stem_width": 16}
+BETWEEN |= {"stem": "plain", "shortcut": "padding"}
 
 
 def get_config():
