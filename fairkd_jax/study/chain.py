@@ -13,9 +13,7 @@ from fairkd_jax import registry
 from fairkd_jax.config import Experiment, Rung
 from fairkd_jax.registry import UnknownName
 
-APART = (
-    100_000  # the seed of the rung in place k = 1, 2, ... is that of its experiment plus k APART
-)
+APART = 100_000  # the rung in place k = 1, 2, ... has the seed of its experiment plus k APART
 
 
 def taught(experiment: Experiment) -> list[Rung]:
@@ -51,8 +49,8 @@ def taught(experiment: Experiment) -> list[Rung]:
             f"mix.teachers = {given} has no effect, since rungs.0.mix says how the first rung is "
             "taught: weigh the teachers there"
         )
-    one = [dataclasses.replace(net, mix=dataclasses.replace(net.mix, teachers={})) for net in later]
-    return [first, *one]
+    mixes = [dataclasses.replace(net.mix, teachers={}) for net in later]
+    return [first, *(dataclasses.replace(net, mix=mix) for net, mix in zip(later, mixes))]
 
 
 def _check_start(net: Rung, who: str, place: str) -> None:
