@@ -22,6 +22,7 @@ _LATER = {  # name -> where it is: module:name there, or a module
     "Mix": "config:Mix",
     "Optim": "config:Optim",
     "Role": "config:Role",
+    "Rung": "config:Rung",
     "Study": "config:Study",
     "Teacher": "config:Teacher",
     "Train": "config:Train",

@@ -8,7 +8,7 @@ A config file returns a `ConfigDict` of plain values; `parse` turns it into an `
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -66,6 +66,23 @@ class Mix:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rung(Role):
+    """A net between the teachers and the student: taught by what is before it, it teaches the next.
+
+    What is left out, or empty, is as the student has it, its model too. See `study/chain.py`.
+    """
+
+    model: Plugin = _plugin("models")
+    optim: Optim | None = None
+    train: Train | None = None
+    debias: Plugin = _field()  # {}: as the student, while it is distilled
+    distill: tuple[Plugin, ...] = dataclasses.field(default=(), metadata={"one_or_more": True})
+    mix: Mix | None = None
+    transfer: Transfer | None = None  # it starts from the net that teaches it; None: fresh, always
+    rounds: int = 1  # so many such nets, one after the other, each the teacher of the next
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Splits of a set to score; without a set, splits of the one that was trained on."""
 
@@ -108,6 +125,7 @@ class Experiment:
     # by name, several or one, in the place of `teacher`; {}: that one
     decide: Plugin | None = later(None, unsaid=True, room="decide")
     # which label is told of log-probabilities, fitted on the validation split; None: the likeliest
+    rungs: tuple[Rung, ...] = later((), unsaid=True, one_or_more=True, each=Rung)  # in their order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +274,14 @@ class Stage:
         merged = {k: v for k, v in (dict(self.inputs) | inputs).items() if v is not None}
         return dataclasses.replace(self, inputs=merged)
 
+    def remade(self, change: Callable[["Stage"], "Stage"], done: dict | None = None) -> "Stage":
+        """The stage changed, and before it all its inputs, those of inputs too: each once."""
+        done = {} if done is None else done
+        if id(self) not in done:
+            inputs = {name: one.remade(change, done) for name, one in self.inputs.items()}
+            done[id(self)] = change(dataclasses.replace(self, inputs=inputs))
+        return done[id(self)]
+
     def first_net(self, share: float) -> "Stage":
         """A net that is to tell of examples: this one by plain ERM without a teacher.
 
@@ -278,6 +304,21 @@ class Stage:
     def asked(self, column: str) -> "Stage":
         """A table of what this net says of the examples that it is trained on: one column."""
         return Stage("table", TableStage((column,), self.config.data.split), {"net": self})
+
+
+def ordered(stages: Iterable[Stage]) -> dict[str, Stage]:
+    """Stages and all their inputs by identity, each once, after its inputs."""
+    found: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        if stage.identity not in found:
+            for before in stage.inputs.values():
+                visit(before)
+            found[stage.identity] = stage
+
+    for stage in stages:
+        visit(stage)
+    return found
 
 
 KINDS = {

@@ -1,7 +1,8 @@
 """Dataclasses from what configs and files say, and back.
 
 A field's metadata says what else it holds: "room", a plugin of that room, or several by name;
-"values", dataclasses by name; "rest", keys of no field of their own; "one_or_more"; "or_mapping".
+"values", dataclasses by name; "each", dataclasses in their order; "rest", keys of no field of their
+own; "one_or_more"; "or_mapping".
 And what of it is told: "place", only where files lie, so no part of an identity; "later", none at
 its default; "unsaid", not even written while it is empty.
 """
@@ -158,7 +159,11 @@ def _parse_field(field: dataclasses.Field, value: Any, place: str) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"{place} = {value!r}: expected a dict such as {default}")
         return dict(value)
-    return registry.check_type(value, default, place)
+    value = registry.check_type(value, default, place)
+    if "each" in field.metadata:
+        made = field.metadata["each"]
+        return tuple(parse(made, one, f"{place}.{i}") for i, one in enumerate(value))
+    return value
 
 
 def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any:
@@ -183,6 +188,8 @@ def update(value: Any, updates: Mapping[str, Any], place: str = "config") -> Any
             if inside:
                 new = update(old[name], {inside: new}, f"{place}.{key}.{name}")
             rest, new = "", {**old, name: new}
+        if rest and isinstance(old, tuple):
+            raise ValueError(f"{place}.{key}.{rest}: {key} is a list, to be given whole")
         if rest and old is None and (made := _dataclass_of(fields[key])[0]):
             old = made()
         inner = (

@@ -35,7 +35,7 @@ class Augmentation:
     places: ClassVar[tuple[str, ...]] = ()  # options that say where files lie
 
     rate: float = 0.25  # share of each batch that is extra; of a change: of examples changed
-    roles: tuple[str, ...] = ROLES  # the nets in whose training it takes part
+    roles: tuple[str, ...] = ROLES  # in whose training it takes part; a rung's: as the distilled
     conflicting: float | None = None  # share of what is drawn, extra examples or partners, on which
     # the shortcut gives the wrong answer; None: as they come
 

@@ -1,4 +1,4 @@
-"""Trains and scores one run of an experiment: teacher, baseline or distilled student.
+"""Trains and scores one run of an experiment: teacher, baseline, rungs or distilled student.
 
     fairkd-train --config=colored_digits --workdir=runs/one --role=distilled
     fairkd-train --config=... --workdir=... --config.mix.scope=task
@@ -16,7 +16,9 @@ from fairkd_jax.config import Experiment, Study
 from fairkd_jax.launch import configs, folders, runtime
 from fairkd_jax.study import check, execute, plan
 
-ROLE = flags.DEFINE_enum("role", "distilled", ["teacher", "baseline", "distilled"], "Which run.")
+ROLE = flags.DEFINE_enum(
+    "role", "distilled", ["teacher", "baseline", "rung", "distilled"], "Which run."
+)
 
 flags.adopt_module_key_flags(runtime)
 flags.adopt_module_key_flags(folders)
@@ -31,6 +33,10 @@ def main(argv: list[str]) -> None:
     study = plan.smoke(study) if configs.SMOKE.value else study
     mesh = runtime.start(workdir)
     chosen = [run for run in check.check(study) if run.role == ROLE.value]
+    if not chosen:
+        raise ValueError(
+            f"--role={ROLE.value}: this experiment has none. Say its rungs, or another"
+        )
     execute.run_stages(chosen, workdir, mesh, ROLE.value)
     for run in chosen:
         print(f"{run.name}: {workdir / 'stages' / run.net.identity}")

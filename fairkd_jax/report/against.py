@@ -24,6 +24,7 @@ class Comparison:
     seeds: tuple[int, ...]
     runs: Mapping[str, tuple[Ids, ...]]
     inside: str = "teacher"  # which comparison of layers is that with this teacher; "": none
+    rungs: tuple[tuple[str, ...], ...] = ()  # of each its runs, from the teacher down
 
     @property
     def pair(self) -> str:
@@ -83,6 +84,7 @@ def compared(
         "baseline": tuple(distilled[seed]["baseline_run"] for seed in seeds),
         "distilled": tuple(distilled[seed]["run"] for seed in seeds),
     }
+    rungs = tuple(zip(*[distilled[seed].get("rungs", ()) for seed in seeds]))
     for sides in zip(*[against(distilled[seed], runs) for seed in seeds]):
         found.append(
             Comparison(
@@ -94,6 +96,7 @@ def compared(
                 seeds,
                 {"teacher": tuple(side.runs for side in sides)} | students,
                 sides[0].inside,
+                rungs,
             )
         )
     return found
@@ -115,8 +118,8 @@ def teachers(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def told(run: Mapping[str, Any]) -> str:
-    """The named teachers of a distilled run: "big: RUN; small: RUN"."""
-    named = (run.get("teachers") or {}) if run["role"] == "distilled" else {}
+    """The named teachers of a distilled run, or of a rung: "big: RUN; small: RUN"."""
+    named = (run.get("teachers") or {}) if run["role"] != "baseline" else {}
     return "; ".join(f"{name}: {one}" for name, one in named.items())
 
 

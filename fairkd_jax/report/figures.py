@@ -1,4 +1,4 @@
-"""The four figures of a report, drawn with matplotlib and returned as SVG for inlining in the page.
+"""The figures of a report, drawn with matplotlib and returned as SVG for inlining in the page.
 
 Roles keep one colour and one marker everywhere (Okabe and Ito's colour-blind-safe set). Text and
 axes take the page's text colour, so that a figure reads on a light and on a dark page.
@@ -9,7 +9,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -24,8 +24,8 @@ from fairkd_jax.report.against import Ids
 from fairkd_jax.report.records import ROLES, Comparison, Finished, labels, span
 from fairkd_jax.report.statistics import Estimate
 
-COLOURS = {"teacher": "#0072B2", "baseline": "#D55E00", "distilled": "#009E73"}
-MARKERS = {"teacher": "o", "baseline": "s", "distilled": "D"}
+COLOURS = {"teacher": "#0072B2", "baseline": "#D55E00", "distilled": "#009E73", "rung": "#CC79A7"}
+MARKERS = {"teacher": "o", "baseline": "s", "distilled": "D", "rung": "v"}
 SHAPES = "osD^vP*X<>hp"  # of debiasing methods, where colour says the role
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 KINDS = ("aligned", "conflicting")  # examples on which the shortcut is right, and wrong
@@ -121,7 +121,7 @@ def accuracy_by_group(
         columns = 2 if len(comparisons) in (2, 4) else min(3, len(comparisons))
         lines = math.ceil(len(comparisons) / columns)
         height = lines * (0.34 * len(groups) + 0.75) + 0.75
-        figure, axes = _grid(lines, columns, (WIDTH, height), sharex=True, sharey=True)
+        figure, axes = grid(lines, columns, (WIDTH, height), sharex=True, sharey=True)
         for ax, title in zip(axes, labels(comparisons)):
             ax.set_title(textwrap.fill(title, 34))
         for ax, comparison in zip(axes, comparisons):
@@ -130,13 +130,13 @@ def accuracy_by_group(
                     finished.values(comparison.runs[role], evaluation, metric, g) for g in groups
                 ]
                 estimates = [statistics.over_seeds(v, (0.0, 1.0)) for v in found]
-                _dots(ax, estimates, np.arange(len(groups)) + shift, role)
+                dots(ax, estimates, np.arange(len(groups)) + shift, role)
             ax.set_yticks(range(len(groups)), [f"{g} (n={sizes[g]})" for g in groups])
             ax.set_ylim(len(groups) - 0.5, -0.5)
             ax.set_xlim(-0.02, 1.02)
             ax.set_xticks(np.linspace(0, 1, 5), ["0", "", "0.5", "", "1"])
             ax.grid(axis="x", alpha=0.25, color=INK, linewidth=0.5)
-        _label_bottom(axes[: len(comparisons)], columns, "accuracy")
+        label_bottom(axes[: len(comparisons)], columns, "accuracy")
         _role_legend(figure, ROLES)
     return Picture(
         f"Accuracy by {part}",
@@ -163,7 +163,7 @@ def gap_against_teacher(
 
     shapes = dict(zip(labels(comparisons), SHAPES * len(comparisons)))
     with matplotlib.rc_context(STYLE):
-        figure, (ax,) = _grid(1, 1, (7.4, 4.6))
+        figure, (ax,) = grid(1, 1, (7.4, 4.6))
         drawn, seen = set(), []
         for comparison, shape in zip(comparisons, shapes.values()):
             teacher = gaps(comparison.runs["teacher"])
@@ -214,9 +214,9 @@ def differences(
     """
     with matplotlib.rc_context(STYLE):
         size = (WIDTH, 0.42 * len(comparisons) + 1.1)
-        figure, axes = _grid(1, len(estimates), size, sharex=True, sharey=True)
+        figure, axes = grid(1, len(estimates), size, sharex=True, sharey=True)
         for ax, (title, found) in zip(axes, estimates.items()):
-            _dots(ax, found, np.arange(len(found)), "distilled")
+            dots(ax, found, np.arange(len(found)), "distilled")
             ax.axvline(0, color=INK, linewidth=0.9)
             ax.set_title(title)
             ax.set_xlabel(f"difference in {name}")
@@ -236,14 +236,20 @@ def differences(
     )
 
 
-def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture | None:
+def cka_maps(
+    finished: Finished,
+    comparison: Comparison,
+    title: str,
+    students: Mapping[str, Sequence[Ids]] | None = None,
+) -> Picture | None:
     """CKA of teacher's layers and student's, on aligned and on conflicting examples; None without.
 
-    Means over seeds; the third panel is conflicting minus aligned.
+    Means over seeds; the third panel is conflicting minus aligned. `students` are runs, of one
+    model, by what they are called: those of the comparison, unless said.
     """
     found = {}
-    for role in ROLES[1:]:
-        runs = [finished.runs[run] for run in comparison.runs[role]]
+    for role, ids in (students or {role: comparison.runs[role] for role in ROLES[1:]}).items():
+        runs = [finished.runs[run] for run in ids]
         stages = [(run.get("comparisons", {}).get(comparison.inside), run["run"]) for run in runs]
         results = [finished.result(s, run, "comparison with teacher") for s, run in stages if s]
         if results:
@@ -255,7 +261,7 @@ def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture 
             next(iter(found.values()))[0][k] for k in ("first_layers", "second_layers")
         )
         size = (WIDTH, 1.6 + len(found) * (0.6 + 0.24 * len(first)))
-        figure, axes = _grid(len(found), 3, size, sharex=True, sharey=True)
+        figure, axes = grid(len(found), 3, size, sharex=True, sharey=True)
         spread = []
         for line, (role, results) in enumerate(found.items()):
             panels = {kind: _mean_map(results, kind) for kind in KINDS}
@@ -290,13 +296,14 @@ def cka_maps(finished: Finished, comparison: Comparison, title: str) -> Picture 
     )
 
 
-def _grid(lines: int, columns: int, size: tuple[float, float], **shared: bool) -> tuple:
+def grid(lines: int, columns: int, size: tuple[float, float], **shared: bool) -> tuple:
+    """(a figure, its axes line by line)."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(lines, columns, squeeze=False, **shared)
     return figure, list(axes.flat)
 
 
-def _dots(ax: Axes, estimates: Sequence[Estimate], places: np.ndarray, role: str) -> None:
+def dots(ax: Axes, estimates: Sequence[Estimate], places: np.ndarray, role: str) -> None:
     """Horizontal intervals with a marker; an undefined interval leaves the marker alone."""
     for estimate, place in zip(estimates, places):
         ax.plot([estimate.low, estimate.high], [place, place], color=COLOURS[role], linewidth=1.6)
@@ -315,7 +322,7 @@ def _role_legend(figure: Figure, roles: Sequence[str]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=len(roles))
 
 
-def _label_bottom(axes: Sequence[Axes], columns: int, label: str) -> None:
+def label_bottom(axes: Sequence[Axes], columns: int, label: str) -> None:
     """Names the x axis of the lowest panel in each column and hides what is under no panel."""
     for ax in axes[-columns:]:
         ax.set_xlabel(label)

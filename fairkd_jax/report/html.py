@@ -19,7 +19,7 @@ from markupsafe import Markup
 from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation import metrics
-from fairkd_jax.report import figures, headline, records, statistics, summary
+from fairkd_jax.report import chain, figures, headline, records, statistics, summary
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
@@ -68,6 +68,7 @@ def render(finished: Finished) -> str:
             "group": g,
             "lines": headline.lines(finished, comparisons, e, m, g),
             "signed": metrics.kind(m).signed,
+            "chains": chain.tables(finished, comparisons, e, m, g),
         }
         | {"examples": _examples(finished, e, m if g else "accuracy", g)}
         for e, m, g in finished.headline()
@@ -160,10 +161,8 @@ def _pictures(
             figures.gap_against_teacher(finished, comparisons, evaluation, gap)
             for gap in [g for g in figures.GAPS if g in measured][:1]
         ),
-        *(
-            figures.cka_maps(finished, comparison, label)
-            for comparison, label in zip(comparisons, records.labels(comparisons))
-        ),
+        chain.picture(finished, comparisons, *finished.headline()[0]),
+        *chain.maps(finished, comparisons),
     ]
     return [
         {"name": p.name, "alt": p.alt, "caption": p.caption, "svg": Markup(p.svg())}

@@ -34,7 +34,9 @@ COLUMNS = (
     "study", "run", "role", "debias", "distill", "model", "parameters", "teacher_model", "seed",
     "dataset", "split", "group", "metric", "value", "n", "selection", "stage",
 )  # fmt: skip
+SOMETIMES = ("rung", "teachers", "decide")  # columns of `records.csv` where they say anything
 ROLES = ("teacher", "baseline", "distilled")
+RUNG = "rung"  # the role of what is between teacher and student, where there is anything
 WORST_OF = {  # metric that is the lowest of parts of a split -> metric of the rows of the parts
     "worst_group_accuracy": "accuracy",
     "worst_subpopulation_accuracy": "acc_subpopulation",
@@ -57,9 +59,7 @@ class Finished:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """`COLUMNS`, "teachers", "decide", "worst", "evaluation" (as `in_domain/test`), "id" (the
-        run's).
-        """
+        """`COLUMNS`, `SOMETIMES`, "worst", "evaluation" (as `in_domain/test`), "id" (the run's)."""
         datasets = _dataset_names(self)
         rows = [
             {
@@ -70,6 +70,7 @@ class Finished:
                 "split": result["split"],
                 **value,
                 "stage": stage,
+                "rung": str(len(run["rungs"]) + 1) if run["role"] == RUNG else "",
                 "teachers": told(run),
                 "decide": run.get("decide", ""),
                 "evaluation": evaluation,
@@ -80,7 +81,7 @@ class Finished:
             for result in [self.results[stage]]
             for value in [*_values(result), *_gap_id_ood(self, run, evaluation)]
         ]
-        columns = [*COLUMNS, "teachers", "decide", "worst", "evaluation", "id"]
+        columns = [*COLUMNS, *SOMETIMES, "worst", "evaluation", "id"]
         return pd.DataFrame(rows, columns=columns).fillna({"worst": ""})
 
     @cached_property
@@ -195,13 +196,14 @@ def read(folder: Path) -> Finished:
     if len(roles) != len(about["runs"]):
         raise ValueError(f"{path}: two runs share an id")
     for run in about["runs"]:
-        if run["role"] not in ROLES:
-            raise UnknownName(run["role"], f"role of run {run['run']!r}:", ROLES)
+        if run["role"] not in (*ROLES, RUNG):
+            raise UnknownName(run["role"], f"role of run {run['run']!r}:", (*ROLES, RUNG))
         needed = [("teacher", one) for one in teachers(run).values()]
+        needed += [(RUNG, one) for one in run.get("rungs", ())]
         needed.append(("baseline", run.get("baseline_run", "")))
         for role, other in needed if run["role"] == "distilled" else ():
-            # a teacher may be a distilled net itself; a baseline never is
-            if other not in roles or (role == "baseline" and roles[other] != role):
+            # a teacher may be a distilled net itself; the others have the role that they are for
+            if other not in roles or (role != "teacher" and roles[other] != role):
                 raise ValueError(
                     f"run {run['run']!r} is distilled and has no {role} to be compared with"
                     f" ({role}_run = {other!r}): the report would say nothing"
@@ -254,10 +256,11 @@ def in_domain(run: Mapping[str, Any], evaluation: str) -> str:
 def as_csv(finished: Finished) -> str:
     """`records.csv`, exactly `COLUMNS`, an empty value where it is undefined.
 
-    And "teachers" where they have names; "decide", what tells the labels, where it is more than the
-    likeliest; and "worst", of what a worst accuracy is, where a set has subpopulations.
+    Each where there is any: "rung", the place of one; "teachers" where they have names; "decide",
+    what tells labels, where it is more than the likeliest; "worst", of what a worst accuracy is,
+    where a set has subpopulations.
     """
-    columns = [*COLUMNS, *(k for k in ("teachers", "decide") if finished.rows[k].any())]
+    columns = [*COLUMNS, *(k for k in SOMETIMES if finished.rows[k].any())]
     columns += ["worst"] * bool((finished.rows["metric"] == "acc_subpopulation").any())
     return finished.rows[columns].to_csv(index=False, lineterminator="\n")
 

@@ -17,7 +17,7 @@ from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
 from fairkd_jax.models.net import leaves
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import borrow, decided, plan
+from fairkd_jax.study import borrow, chain, decided, plan
 from fairkd_jax.study.reads import data_of, made_by
 from fairkd_jax.train import drawn, loop
 from fairkd_jax.train.step import table_of, teachers_of
@@ -42,6 +42,7 @@ def check(study: Study, given: Mapping[str, Any] | None = None) -> list[plan.Run
         )
     _check_axes(study, given or {})
     planned = plan.runs(study)
+    _check_seeds(planned)
     _check_floor(study, planned)
     tried: set[str] = set()
     for one in plan.stages(planned):
@@ -77,6 +78,18 @@ def _check_axes(study: Study, given: Mapping[str, Any]) -> None:
                     f"the axis {second!r} sets {new!r} and so takes away what the axis {first!r} "
                     f"set as {old!r}: let one axis hold both, or put it before the other"
                 )
+
+
+def _check_seeds(planned: list[plan.Run]) -> None:
+    """Raises ValueError for a net that begins as a rung does, by an equal seed."""
+    of_rungs = {run.net.config.seed for run in planned if run.role == "rung"}
+    for run in planned:
+        seed = getattr(run.net.config, "seed", None)  # a borrowed net has none
+        if run.role != "rung" and seed in of_rungs:
+            raise ValueError(
+                f"seed {seed} of {run.name!r} is that of a rung too: theirs are those of the study "
+                f"plus {chain.APART} for each place. Give the teacher another, or ask fewer seeds"
+            )
 
 
 def _check_floor(study: Study, planned: list[plan.Run]) -> None:

@@ -252,7 +252,7 @@ def _holds(path: Path, digest: str) -> bool:
 def _sees_attributes(run: plan.Run) -> bool:
     """May its methods, or an augmentation of its data, know attributes of training examples?"""
     augmented = mixture.build(run.experiment.data.augment).values()
-    own = [one for one in augmented if run.role in one.roles]
+    own = [one for one in augmented if run.augmented_as in one.roles]
     distillers = [registry.build("distill", d) for d in run.distill]
     methods = [registry.build("debias", run.debias), *distillers, *own]
     return any(method.sees_attributes for method in methods)
@@ -260,7 +260,7 @@ def _sees_attributes(run: plan.Run) -> bool:
 
 def _row(run: plan.Run) -> dict[str, Any]:
     experiment, model = run.experiment, run.model
-    teachers = run.teachers if run.role == "distilled" else {}
+    teachers = run.teachers if run.role != "baseline" else {}
     models = {name: plan.model_name(teacher.model) for name, teacher in teachers.items()}
     return {
         "run": run.name,
@@ -284,6 +284,7 @@ def _row(run: plan.Run) -> dict[str, Any]:
         "teacher_run": run.teacher.name if run.teacher else "",
         "teachers": {name: one.name for name, one in run.teachers.items() if name},
         "baseline_run": run.baseline.name if run.baseline else "",
+        "rungs": [one.name for one in run.rungs],
     }
 
 

@@ -1,14 +1,14 @@
 """Axes x seeds -> experiments -> runs -> stages, each stage once.
 
 An experiment is three runs: teacher f_T (or several), baseline f_S (the student without
-distillation) and distilled g. A stage's identity is the hash of its config and inputs, so a teacher
-that several students need is planned, and trained, once.
+distillation) and distilled g; and one for each rung between them, see `chain.py`. A stage's
+identity is the hash of its config and inputs, so a teacher that several students need is planned,
+and trained, once.
 """
 
 import dataclasses
 import functools
 import itertools
-import math
 import re
 import types
 from collections.abc import Iterator, Mapping
@@ -23,17 +23,20 @@ from fairkd_jax.config import (
     Mix,
     Plugin,
     Role,
+    Rung,
     Stage,
     Study,
     TableStage,
     Teacher,
+    Train,
     TrainStage,
     TransferStage,
+    ordered,
     update,
 )
-from fairkd_jax.data import mixture, strength
+from fairkd_jax.data import augmentation, mixture, strength
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import decided
+from fairkd_jax.study import chain, decided
 from fairkd_jax.study.borrow import borrowed
 from fairkd_jax.study.reads import sealed, sealed_alone
 from fairkd_jax.train import drawn, loop
@@ -46,7 +49,7 @@ NO_DISTILLATION = ({"name": "none"},)
 class Run:
     """One net of an experiment and what is asked about it."""
 
-    role: str  # teacher | baseline | distilled
+    role: str  # teacher | baseline | rung | distilled
     experiment: Experiment
     axes: Mapping[str, str]  # axis name -> label of the value
     net: Stage
@@ -57,12 +60,18 @@ class Run:
     distill: tuple[Plugin, ...] = NO_DISTILLATION
     teachers: Mapping[str, "Run"] = dataclasses.field(default_factory=dict)  # "": it has no name
     baseline: "Run | None" = None
-    called: str = ""  # the name of a teacher that has one
+    rungs: "tuple[Run, ...]" = ()  # between the teachers and this one, which the last has taught
+    called: str = ""  # the name of a teacher that has one, the place of a rung
 
     @property
     def model(self) -> Plugin:
         """The net's model config."""
         return self.how.model
+
+    @property
+    def augmented_as(self) -> str:
+        """The role whose augmentations its data have: a rung's are those of a distilled net."""
+        return self.role if self.role in augmentation.ROLES else "distilled"
 
     @property
     def teacher(self) -> "Run | None":
@@ -133,18 +142,6 @@ def teachers_of(experiment: Experiment) -> dict[str, Teacher]:
     return named or {"": Teacher(**vars(experiment.teacher))}
 
 
-def _weights(experiment: Experiment) -> dict[str, float]:
-    """The weight of each named teacher. Raises UnknownName and ValueError for what can be none."""
-    for name, weight in (given := experiment.mix.teachers).items():
-        if name not in experiment.teachers:
-            raise UnknownName(name, "teacher in mix.teachers:", experiment.teachers)
-        registry.check_type(weight, 1.0, f"mix.teachers.{name}")
-    weights = {name: float(given.get(name, 1.0)) for name in sorted(experiment.teachers)}
-    if weights and not (min(weights.values()) >= 0 and 0 < sum(weights.values()) < math.inf):
-        raise ValueError(f"mix.teachers = {weights}: weights are numbers from 0 up, not all 0")
-    return weights
-
-
 def _data(experiment: Experiment, who: str) -> Data:
     """The data that a role's nets are trained on: with the augmentations that are meant for it."""
     data = experiment.data
@@ -182,19 +179,19 @@ def _teachers(experiment: Experiment) -> dict[str, tuple[Stage, Role, Plugin]]:
     return found
 
 
-def _distilled(experiment: Experiment, debias: Plugin, teachers: Mapping[str, Stage]) -> Stage:
-    """The student under teachers: live where their inside is read or inputs change, else tables.
+def _taught(
+    experiment: Experiment, net: Rung, teachers: Mapping[str, Stage], place: int = 0
+) -> Stage:
+    """A net under teachers: live where their inside is read or inputs change, else tables.
 
     It starts from weights of a teacher where the experiment says so; so does, then, a first
-    stage that a method trains like the student.
+    stage that a method trains like it. `place` is that of a rung, 0 for the student.
     """
-    methods = [registry.build("distill", d) for d in experiment.distill]
-    method = registry.build("debias", debias)
-    mix = dataclasses.replace(experiment.mix, teachers=_weights(experiment))
-    stage = dataclasses.replace(
-        (base := _train(experiment, "distilled", experiment.student, debias)),
-        config=dataclasses.replace(base.config, distill=experiment.distill, mix=mix),
-    )
+    methods = [registry.build("distill", d) for d in net.distill]
+    method = registry.build("debias", net.debias)
+    mix = dataclasses.replace(net.mix, teachers=chain.weights(net.mix.teachers, teachers))
+    base = _train(experiment, "distilled", net, net.debias, place * chain.APART)
+    stage = base.change({"distill": net.distill, "mix": mix})
     reads = {m.reads for m in methods}
     changes = drawn.changes_inputs(base.config.data, method)
     for name, teacher in teachers.items():
@@ -203,29 +200,23 @@ def _distilled(experiment: Experiment, debias: Plugin, teachers: Mapping[str, St
         elif "logits" in reads:
             table = Stage("table", TableStage(("logits",), experiment.data.split), {"net": teacher})
             stage = stage.hang(**{table_of(input_of(name)): table})
-    if experiment.transfer:
-        stage = stage.hang(init=_start(experiment, teachers))
+    if net.transfer:
+        stage = stage.hang(init=_start(stage, net, teachers, experiment.data))
     for distiller in methods:
         stage = distiller.stages(stage)
     return method.stages(stage)
 
 
-def _start(experiment: Experiment, teachers: Mapping[str, Stage]) -> Stage:
-    """The weights of a teacher that the student starts from.
+def _start(stage: Stage, net: Rung, teachers: Mapping[str, Stage], data: Data) -> Stage:
+    """The weights of a teacher that a net starts from.
 
-    Raises ValueError if it has others, UnknownName where it is not said which of several.
+    Raises UnknownName where it is not said which of several.
     """
-    model, transfer = experiment.student.model, experiment.transfer
-    if model.get("pretrained"):
-        raise ValueError(
-            f"the student starts from {model['pretrained']} and, by transfer, from its teacher: "
-            "leave out student.model.pretrained, or say transfer = None"
-        )
-    name = transfer.teacher or (next(iter(teachers)) if len(teachers) == 1 else "")
+    name = net.transfer.teacher or (next(iter(teachers)) if len(teachers) == 1 else "")
     if name not in teachers:
         raise UnknownName(name, "teacher in transfer.teacher:", filter(None, teachers))
-    transfer = dataclasses.replace(transfer, teacher="")  # what it is called changes nothing
-    config = TransferStage(experiment.data, model, transfer, experiment.seed)
+    transfer = dataclasses.replace(net.transfer, teacher="")  # what it is called changes nothing
+    config = TransferStage(data, net.model, transfer, stage.config.seed)
     return Stage("transfer", config, {"net": teachers[name]})
 
 
@@ -248,16 +239,22 @@ def runs(study: Study) -> list[Run]:
         return found.setdefault((run.role, *key), run)
 
     for experiment, axes in experiments(study):
+        *rungs, last = chain.taught(experiment)
         asked, student = _teachers(experiment), experiment.student
-        first, second = experiment.debias, experiment.distilled_debias or experiment.debias
-        trained = _train(experiment, "baseline", student, first)
-        alone = registry.build("debias", first).stages(trained)
-        taught = _distilled(experiment, second, {k: net for k, (net, *_) in asked.items()})
+        trained = _train(experiment, "baseline", student, experiment.debias)
+        alone = registry.build("debias", experiment.debias).stages(trained)
         make = functools.partial(_run, experiment, axes)
         teachers = {k: add(make("teacher", *rest, called=k)) for k, rest in asked.items()}
-        baseline = add(make("baseline", alone, student, first, teachers=teachers))
-        links = {"teachers": teachers, "baseline": baseline}
-        add(make("distilled", taught, student, second, distill=experiment.distill, **links))
+        baseline = add(make("baseline", alone, student, experiment.debias, teachers=teachers))
+        links, before = {"teachers": teachers}, ()
+        by = {name: net for name, (net, *_) in asked.items()}
+        for place, rung in enumerate(rungs, 1):
+            links |= {"distill": rung.distill, "called": str(place), "rungs": before}
+            net = _taught(experiment, rung, by, place)
+            run = add(make("rung", net, rung, rung.debias, **links))
+            before, by = (*before, run), {"": run.net}
+        links |= {"distill": last.distill, "called": "", "rungs": before, "baseline": baseline}
+        add(make("distilled", _taught(experiment, last, by), last, last.debias, **links))
     return list(found.values())
 
 
@@ -271,7 +268,7 @@ def _run(
     teachers: Mapping[str, Run] = types.MappingProxyType({}),
     **rest: Any,
 ) -> Run:
-    net = sealed(_covering(net))
+    net = sealed(net.remade(_covering))
     return Run(
         role=role,
         experiment=experiment,
@@ -287,11 +284,10 @@ def _run(
 
 
 def _covering(stage: Stage) -> Stage:
-    """The stage, and its inputs, with tables that tell of the extra examples too that it draws."""
-    inputs = {name: _covering(one) for name, one in stage.inputs.items()}
-    data = getattr(stage.config, "data", None)
+    """The stage with tables that tell of the extra examples too that it draws."""
+    data, inputs = getattr(stage.config, "data", None), stage.inputs
     if data and (added := mixture.finite(data.augment)):
-        inputs |= {
+        inputs = inputs | {
             name: one.change({"augment": added})
             for name, one in inputs.items()
             if one.kind == "table" and one.config.split == data.split
@@ -331,34 +327,44 @@ def _comparisons(
 
 def stages(all_runs: list[Run]) -> list[Stage]:
     """Every stage once, after its inputs."""
-    ordered: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        if stage.identity not in ordered:
-            for before in stage.inputs.values():
-                visit(before)
-            ordered[stage.identity] = stage
-
-    for run in all_runs:
-        for stage in (run.net, *run.evaluations.values(), *run.comparisons.values()):
-            visit(stage)
-    return list(ordered.values())
+    asked = ((r.net, *r.evaluations.values(), *r.comparisons.values()) for r in all_runs)
+    return [*ordered(itertools.chain.from_iterable(asked)).values()]
 
 
 def smoke(study: Study) -> Study:
     """The study shrunk to seconds: one seed, a few steps of small batches, every stage kind."""
-    small = {"steps": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2}
     overrides: dict[str, Any] = {"compare.examples": 16}
     asked = study.experiment
     roles: dict[str, Role] = {"student": asked.student}
     for name, how in teachers_of(asked).items():
         if not how.stage:
             roles[f"teachers.{name}" if name else "teacher"] = how
-    for role, how in roles.items():
-        train = how.train
-        overrides |= {f"{role}.train.{k}": v for k, v in small.items()}
-        overrides[f"{role}.train.epochs"] = 0.0
-        overrides[f"{role}.train.steps"] = min(train.steps, small["steps"])
-        overrides[f"{role}.train.eval_every"] = min(train.eval_every, 2)
+    overrides |= {f"{role}.train": _short(how.train) for role, how in roles.items()}
+    overrides["rungs"] = _short_rungs(asked.rungs)
     experiment = update(asked, overrides)
-    return dataclasses.replace(study, name=f"{study.name}-smoke", seeds=1, experiment=experiment)
+    axes = {
+        k: tuple(_short_value(k, value) for value in values) for k, values in study.axes.items()
+    }
+    name = f"{study.name}-smoke"
+    return dataclasses.replace(study, name=name, seeds=1, experiment=experiment, axes=axes)
+
+
+def _short(train: Train) -> Train:
+    small = {"batch_size": 16, "log_every": 2, "checkpoint_every": 2, "epochs": 0.0}
+    few = {"steps": min(train.steps, 4), "eval_every": min(train.eval_every, 2)}
+    return dataclasses.replace(train, **small, **few)
+
+
+def _short_rungs(rungs: Any) -> tuple[Rung, ...]:
+    return tuple(
+        dataclasses.replace(one, rounds=min(one.rounds, 2), train=one.train and _short(one.train))
+        for one in update(Experiment(), {"rungs": rungs}, "axes").rungs
+    )
+
+
+def _short_value(axis: str, value: Any) -> Any:
+    """The value of an axis; where it sets rungs, these are short too."""
+    changed = changes(axis, value)
+    if "rungs" not in changed:
+        return value
+    return {"label": label(value), **changed, "rungs": _short_rungs(changed["rungs"])}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from fairkd_jax import files, registry, sources
-from fairkd_jax.config import Data, Plugin, Stage, TrainStage
+from fairkd_jax.config import Data, Plugin, Stage, TrainStage, ordered
 from fairkd_jax.files import Changed
 from fairkd_jax.models import weights
 from fairkd_jax.study import borrow
@@ -23,8 +23,7 @@ def sealed(stage: Stage) -> Stage:
 
     Raises what a plugin raises for options that cannot be, and OSError for what cannot be read.
     """
-    inputs = {name: sealed(one) for name, one in stage.inputs.items()}
-    return sealed_alone(dataclasses.replace(stage, inputs=inputs))
+    return stage.remade(sealed_alone)
 
 
 def sealed_alone(stage: Stage) -> Stage:
@@ -35,8 +34,7 @@ def sealed_alone(stage: Stage) -> Stage:
 
 def forgotten(stage: Stage) -> Stage:
     """The stage as it is asked for, whatever the files hold."""
-    inputs = {name: forgotten(one) for name, one in stage.inputs.items()}
-    return dataclasses.replace(stage, inputs=inputs, reads={})
+    return stage.remade(lambda one: dataclasses.replace(one, reads={}))
 
 
 def paths(stage: Stage) -> dict[str, Path]:
@@ -46,8 +44,7 @@ def paths(stage: Stage) -> dict[str, Path]:
 
 def check(stages: Iterable[Stage]) -> None:
     """Raises Changed, naming the file, where one is not what these stages and their inputs read."""
-    for stage in stages:
-        check(stage.inputs.values())
+    for stage in ordered(stages).values():
         for name, path in paths(stage).items():
             try:
                 found = files.digest(path)

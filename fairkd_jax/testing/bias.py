@@ -74,7 +74,7 @@ def test_it_knows_neither_method_nor_teacher(source):
 
 def test_its_stages_pass_what_is_checked_before_any_compute(source):
     tried: set[str] = set()
-    for one in before_and(reads.sealed(plan._covering(source.stage(base())))):
+    for one in before_and(reads.sealed(source.stage(base()).remade(plan._covering))):
         if one.kind in check.CHECKS:
             check.CHECKS[one.kind](one, tried)
 

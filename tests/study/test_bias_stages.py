@@ -19,7 +19,7 @@ NETS = (
 def run(folder, spec, **changes):
     """(the stage of training, where; log-probabilities by table; the columns of the split)."""
     asked = base(**{"debias": spec, "train.select": "last"} | changes)
-    one = reads.sealed(plan._covering(registry.build("debias", spec).stages(asked)))
+    one = reads.sealed(registry.build("debias", spec).stages(asked).remade(plan._covering))
     place = stage.Place(folder, sharding.make_mesh(devices=jax.devices()[:1]))
     for each in one.inputs.values():
         for before in before_and(each):

@@ -112,7 +112,7 @@ def test_what_it_cannot_read_is_told_before_any_compute():
 def test_its_tables_cover_the_extra_examples_that_it_is_given():
     one = inferred().change({"data.augment": SWAP})
     assert not one.inputs["reference"].config.augment
-    covered = plan._covering(one)
+    covered = one.remade(plan._covering)
     assert covered.inputs["reference"].config.augment == SWAP
     assert dataclasses.replace(one.config, data=DIGITS) == inferred().config
 

@@ -15,6 +15,7 @@ from fairkd_jax import config, files
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import check, execute, plan, reads, stored
 
+RUNGS = pathlib.Path(__file__).parent / "rungs_study.py"
 CONFIG = pathlib.Path(tiny_files.__file__)
 LABELS = ("entailment", "neutral", "contradiction")
 
@@ -323,3 +324,20 @@ def test_state_of_a_stage(ran, tmp_path):
     with pytest.raises(files.Damaged, match="does this stage again"):
         stored.require(one, "a net")
     assert execute.folder_of(folder / "W", "x") == folder / "W" / "studies" / "x"
+
+
+def test_a_chain_of_rungs_runs_from_its_config_to_its_report(launch, tmp_path):
+    run = launch.start("study", tmp_path, f"--config={RUNGS}", "--smoke")
+    assert run.wait(300) == 0, run.said
+    table = records(tmp_path, "rungs-smoke")
+    places = table[["role", "rung", "debias", "model"]].drop_duplicates().dropna()
+    assert places.values.tolist() == [
+        ["rung", 1, "jtt", "resnet/tiny"],
+        ["rung", 2, "erm", "resnet/tiny"],
+    ]
+    worst = table[table["metric"] == "worst_group_accuracy"].groupby("role")["value"].count()
+    assert worst.to_dict() == {"teacher": 2, "baseline": 2, "rung": 2, "distilled": 2}
+    page = (tmp_path / "studies" / "rungs-smoke" / "report" / "index.html").read_text()
+    assert page.count("<h3>Along the chain</h3>") == 1
+    dry = launch.start("study", tmp_path, f"--config={RUNGS}", "--smoke", "--dry_run")
+    assert dry.wait() == 0 and dry.last.endswith(" 0 partial, 0 missing, 0 damaged"), dry.said

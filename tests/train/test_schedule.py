@@ -16,7 +16,7 @@ from fairkd_jax import registry, sharding
 from fairkd_jax.config import Data, Experiment, Mix, parse
 from fairkd_jax.debias.erm import ERM
 from fairkd_jax.distill.base import Distiller
-from fairkd_jax.study import plan
+from fairkd_jax.study import chain, plan
 from fairkd_jax.train import step as step_module
 from fairkd_jax.train.step import Methods, compile_step, fresh_state
 from fairkd_jax.types import KD, schedule
@@ -96,7 +96,8 @@ def test_a_schedule_is_part_of_what_a_run_is_and_a_constant_what_it_was():
     def distilled(mix, temperature):
         chosen = {"name": "logits", "temperature": temperature}
         experiment = {"data": Data(), "distill": chosen, "mix": mix}
-        return plan._distilled(parse(Experiment, experiment), {"name": "erm"}, {})
+        asked = parse(Experiment, experiment)
+        return plan._taught(asked, chain.taught(asked)[-1], {})
 
     one = distilled({"kd_weight": 0.5}, 4.0)
     assert one.identity == distilled(Mix(kd_weight=0.5), 4.0).identity
