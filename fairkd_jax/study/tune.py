@@ -110,6 +110,7 @@ def trials(study: Study, role: str, number: int, seeds: int) -> list[Trial]:
                 seed=experiment.seed + SEEDS_FROM,
                 evaluate={IN_DOMAIN: Evaluation(splits=(how.validation,))},
                 compare=Compare(),
+                decide=None,  # it would be fitted to what it is then scored on
             )
             one = dataclasses.replace(
                 study, experiment=alone, axes={}, seeds=seeds, headline=(metric,)
