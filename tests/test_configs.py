@@ -49,6 +49,7 @@ def folders(weights, published):
         "folder_and_weights": DATA and f"{DATA},{weights}",
         "published": f"{published}",
         "faces": prepared("utkface"),
+        "names": "erm,group_dro,jtt,afr,eiil",  # of the methods, one of each kind of stages
     }
 
 
