@@ -18,17 +18,22 @@ from fairkd_jax.types import KD, Array, Batch, Spec
 EPSILON = 1e-8  # added to the product of norms, as in the authors' code
 
 
-def correlation(
+def apart(
     x: Float[JaxArray, "B C"],
     y: Float[JaxArray, "B C"],
     weight: Float[JaxArray, "#B #C"],
     axis: int,
 ) -> Float[JaxArray, "N"]:
-    """Pearson's over the places of `axis` where `weight` is 1; 0 where either is constant."""
+    """1 - r, Pearson's over the places of `axis` where `weight` is 1; 1 where either is constant.
+
+    Of unit vectors it is half their squared distance, which keeps its digits as they meet.
+    """
     count = jnp.maximum(jnp.sum(jnp.broadcast_to(weight, x.shape), axis, keepdims=True), 1.0)
     x, y = (weight * (v - jnp.sum(weight * v, axis, keepdims=True) / count) for v in (x, y))
-    lengths = geometry.root(jnp.sum(x**2, axis)) * geometry.root(jnp.sum(y**2, axis))
-    return jnp.sum(x * y, axis) / (lengths + EPSILON)
+    x, y = (jnp.moveaxis(v, axis, -1) for v in (x, y))
+    product = (geometry.length(x) * geometry.length(y))[..., 0]
+    half = jnp.sum((geometry.unit(x) - geometry.unit(y)) ** 2, axis=-1) / 2
+    return jnp.where(product > 0, product * half / (product + EPSILON), 1.0)
 
 
 @struct.dataclass
@@ -53,8 +58,8 @@ class DIST(Distiller):
         """(1 - r over classes, [B]; the mean over classes of 1 - r over real examples)."""
         rows, logits = batch["real"][:, None], (jax.lax.stop_gradient(teacher), student)
         p, q = (jax.nn.softmax(of_rows(z, batch["real"]) / self.temperature) for z in logits)
-        inter = 1 - correlation(p, q, jnp.ones_like(rows), axis=1)
-        return inter, jnp.mean(1 - correlation(p, q, rows, axis=0))
+        inter = apart(p, q, jnp.ones_like(rows), axis=1)
+        return inter, jnp.mean(apart(p, q, rows, axis=0))
 
     def __call__(self, student, teachers, batch, params, now):
         """Both terms, each the mean over teachers by their shares."""

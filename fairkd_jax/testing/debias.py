@@ -93,6 +93,37 @@ def test_one_step_is_finite_and_keeps_its_memory(method):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
 
 
+def test_extreme_logits_leave_everything_finite(method):
+    params, now = tiny_step.start(method)
+    for net in params["nets"].values():
+        net["head"] = net["head"] * 1e4
+    ((loss, (after, metrics)), grads) = tiny_step.run(method, params, now, batch_for(method), KEY)
+    for x in jax.tree.leaves((loss, after, metrics, grads)):
+        assert np.isfinite(x).all()
+
+
+def _types(tree):
+    return jax.tree.map(lambda x: x.dtype, tree)
+
+
+def test_nets_that_compute_in_bfloat16_get_float32_losses(method, monkeypatch):
+    apply = tiny_step.apply
+
+    def half(*arguments):
+        outputs = apply(*arguments)
+        return outputs.replace(
+            features=outputs.features.astype(jnp.bfloat16),
+            taps={name: x.astype(jnp.bfloat16) for name, x in outputs.taps.items()},
+        )
+
+    params, now = tiny_step.start(method)
+    monkeypatch.setattr(tiny_step, "apply", half)
+    told = tiny_step.step, method, params, now, batch_for(method), KEY
+    (loss, (after, metrics)), _ = jax.eval_shape(*told)
+    assert {loss.dtype, *(x.dtype for x in metrics.values())} == {jnp.dtype("float32")}
+    assert _types(after) == _types(now.memory)
+
+
 def test_padding_rows_change_nothing(method):
     params, now = tiny_step.start(method)
     batch = batch_for(method, rows=12)

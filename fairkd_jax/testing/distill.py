@@ -141,6 +141,40 @@ def test_losses_are_finite_by_example_and_stop_at_the_teachers(method):
         assert any(np.any(g != 0) for g in jax.tree.leaves(grads[1]))
 
 
+def test_extreme_logits_leave_everything_finite(method):
+    params, student, teachers, made, now = setting(method)
+    student, *teachers = (x.replace(logits=x.logits * 1e4) for x in (student, *teachers))
+    for x in jax.tree.leaves(run(method, params, student, tuple(teachers), made, now)):
+        assert np.isfinite(x).all()
+
+
+def _types(tree):
+    return jax.tree.map(lambda x: x.dtype, tree)
+
+
+def test_nets_that_compute_in_bfloat16_get_float32_losses(method):
+    def half(outputs):
+        small = {name: x.astype(jnp.bfloat16) for name, x in outputs.taps.items()}
+        return outputs.replace(features=outputs.features.astype(jnp.bfloat16), taps=small)
+
+    params, student, teachers, made, now = setting(method)
+    nets = half(student), tuple(map(half, teachers))
+    (loss, (per_example, memory)), _ = jax.eval_shape(step, method, params, *nets, made, now)
+    assert {loss.dtype, per_example.dtype} == {jnp.dtype("float32")}
+    assert _types(memory) == _types(now.memory)
+
+
+def test_what_learns_nothing_itself_is_0_where_the_teachers_are_the_student(method):
+    params, student, teachers, made, now = setting(method)
+    if params or method.reads == "nothing":
+        return
+    same = tuple(student.replace(name=x.name) for x in teachers)
+    (loss, (per_example, _)), (_, grads) = run(method, params, student, same, made, now)
+    # exactly, but for what is compiled otherwise for student and teacher: features normalised
+    for x in jax.tree.leaves((loss, per_example, grads)):
+        np.testing.assert_allclose(x, 0, atol=0 if method.reads == "logits" else 1e-7)
+
+
 def test_a_method_reads_only_what_it_says(method):
     params, student, teachers, made, now = setting(method)
     if method.reads == "inside":

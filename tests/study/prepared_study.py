@@ -10,7 +10,7 @@ SPLITS = {"mnist": "test", "mnli": "matched"}
 
 
 def get_config(place: str):
-    """Nets of a few thousand parameters, some steps, one seed."""
+    """Nets of a few thousand parameters, some steps, one seed; stages that infer and refit."""
     name, folder = place.split(",")
     net, views = NETS[name]
     role = Role(net, train=Train(steps=8, batch_size=16, log_every=2, checkpoint_every=4))
@@ -22,6 +22,7 @@ def get_config(place: str):
                 data=Data(set={"name": name, "data_dir": folder}, views=views),
                 teacher=role,
                 student=role,
+                debias={"name": "afr", "head_steps": 20},
                 evaluate={"in_domain": Evaluation(splits=(SPLITS[name],))},
             ),
             headline=(f"in_domain/{SPLITS[name]}/acc_avg",),
