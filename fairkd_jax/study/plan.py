@@ -11,7 +11,7 @@ import itertools
 import math
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fairkd_jax import registry
@@ -323,19 +323,25 @@ def _comparisons(
 
 
 def stages(all_runs: list[Run]) -> list[Stage]:
-    """Every stage once, after its inputs."""
-    ordered: dict[str, Stage] = {}
+    """Every stage of some runs once, after its inputs."""
+    return ordered(
+        s for r in all_runs for s in (r.net, *r.evaluations.values(), *r.comparisons.values())
+    )
+
+
+def ordered(stages: Iterable[Stage]) -> list[Stage]:
+    """Some stages and all that they hang on, each once, after its inputs."""
+    found: dict[str, Stage] = {}
 
     def visit(stage: Stage) -> None:
-        if stage.identity not in ordered:
+        if stage.identity not in found:
             for before in stage.inputs.values():
                 visit(before)
-            ordered[stage.identity] = stage
+            found[stage.identity] = stage
 
-    for run in all_runs:
-        for stage in (run.net, *run.evaluations.values(), *run.comparisons.values()):
-            visit(stage)
-    return list(ordered.values())
+    for stage in stages:
+        visit(stage)
+    return list(found.values())
 
 
 def smoke(study: Study) -> Study:
