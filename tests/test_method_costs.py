@@ -1,13 +1,16 @@
 """What a method adds to a step: which step is timed, beside which others."""
 
 import json
+import re
+import sys
 
 import jax
 import pytest
 
-from fairkd_jax import sharding
+from fairkd_jax import registry, sharding
 from fairkd_jax.benchmark import methods
 from fairkd_jax.benchmark.workload import setup, workload
+from fairkd_jax.debias.base import Debiaser
 
 IMAGES = {"student": "tiny", "teacher": "tiny", "batch": 16, "image": 8}
 
@@ -53,3 +56,12 @@ def test_a_row_for_each_method_beside_what_it_is_held_against(monkeypatch):
     assert [line.split()[1] for line in lines] == ["jtt", "resample", "read"]
     assert "train table train" in lines[0] and lines[2].endswith("BERT, T5 or ViT")
     assert {*methods.references(work)} == {"erm", "logits"}
+
+
+@pytest.mark.quick
+def test_a_method_of_more_nets_or_passes_says_what_a_step_costs():
+    for name in registry.available("debias"):
+        method = registry.plugin("debias", name)
+        if method.extra_nets or method.passes is not Debiaser.passes:
+            told = " ".join(sys.modules[method.__module__].__doc__.split())
+            assert re.search(r"A step costs [\d.]+x that of ERM \(.+?\): \w", told), name

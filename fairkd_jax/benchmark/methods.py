@@ -1,7 +1,8 @@
 """What a method adds to a step: its own against plain ERM and Hinton's distillation, in turn.
 
-All in one process, in alternating blocks, so that what else a machine does falls on all alike. The
-step is that of a method's last training. What its others cost is said by how long they are.
+All in one process, in alternating blocks, so that what else a machine does falls on all alike; the
+ratios of processor time hold beside other work too. The step is that of a method's last training.
+What its others cost is said by how long they are.
 """
 
 import dataclasses
@@ -52,9 +53,13 @@ def _held(
     row = about(method.case) | {
         f"{name}_ms": round(float(np.median(values)), 3) for name, values in medians.items()
     }
-    row |= {"compile_s": round(method.compile_s, 2), "rounds": len(medians["erm"]), "block": block}
+    rounds = len(medians["method"])
+    row |= {"compile_s": round(method.compile_s, 2), "rounds": rounds, "block": block}
     for name in watches.keys() - {"method"}:
         row |= measure.ratio_of(medians["method"], medians[name], f"ratio_to_{name}")
+        # of all threads: beside other work they wait, and run about as long
+        cpu = (watches[k].cpu[-rounds:] for k in ("method", name))
+        row |= measure.ratio_of(*cpu, f"cpu_ratio_to_{name}")
     return row
 
 
@@ -120,7 +125,9 @@ def is_plain(case: Setup, erm: Setup) -> bool:
 
 COLUMNS = (  # (title, field of a row, how it is written)
     ("of ERM", "ratio_to_erm", lambda row: _ratio(row, "ratio_to_erm")),
+    ("CPU", "cpu_ratio_to_erm", lambda row: f"{row['cpu_ratio_to_erm']:.2f}"),
     ("of KD", "ratio_to_logits", lambda row: _ratio(row, "ratio_to_logits")),
+    ("CPU", "cpu_ratio_to_logits", lambda row: f"{row['cpu_ratio_to_logits']:.2f}"),
     ("ms", "method_ms", lambda row: f"{row['method_ms']:.1f}"),
     ("net", "student", lambda row: f"{row['family']} {row['student']}"),
     ("teachers", "teachers", lambda row: str(row["teachers"])),
