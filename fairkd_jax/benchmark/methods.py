@@ -110,7 +110,8 @@ def _row(
                 known[one] = Stopwatch(setup(one), mesh, None, "pjit", warmup)
         watches = {k: known[v] for k, v in held.items()}
         if is_plain(case, watches["erm"].case):
-            return about(case) | {"ratio_to_erm": 1.0, "note": "its step is that of ERM"}
+            same = {"ratio_to_erm": 1.0, "cpu_ratio_to_erm": 1.0, "note": "its step is that of ERM"}
+            return about(case) | same
         watches = {"method": Stopwatch(case, mesh, None, "pjit", warmup)} | watches
         return _held(watches, steps, block, lambda taken: None)
     return {"note": f"refused: {refused[0]}"}
@@ -145,7 +146,7 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as an aligned table, those first that add most; what a row lacks is a dash."""
 
     def added(row: dict[str, Any]) -> float:
-        return row.get("ratio_to_logits", row.get("ratio_to_erm", 0.0))
+        return row.get("cpu_ratio_to_logits", row.get("cpu_ratio_to_erm", 0.0))
 
     lines = [("", "method", *(title for title, *_ in COLUMNS), "")]
     for row in sorted(rows, key=added, reverse=True):

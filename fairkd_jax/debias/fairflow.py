@@ -4,7 +4,7 @@
 of each input, with U uniform. Its code is not published and its README gives the idea alone:
 the form of L_con, all weights and what is corrupted how much are ours.
 
-A step costs 4.0x that of ERM (processor time, ResNet tiny, 64 x 32 px): each of the three views is
+A step costs 3.9x that of ERM (processor time, ResNet tiny, 64 x 32 px): each of the three views is
 a pass of the student.
 """
 
