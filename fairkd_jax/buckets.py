@@ -30,10 +30,15 @@ Signature = list[Any]  # [bytes, ...]: equal for equal contents
 def path(text: str | os.PathLike) -> Path:
     """A folder or file as a flag or a config names it: on this disk, or "gs://bucket/name".
 
-    Raises UnknownName for another scheme, ModuleNotFoundError naming the extra that is missing.
+    Raises UnknownName for another scheme, ModuleNotFoundError naming the extra that is missing,
+    ValueError for a bucket whose name `pathlib` has shortened.
     """
     scheme, mark, _ = os.fspath(text).partition("://")
     if not mark:
+        if os.fspath(text).partition(":/")[0] in SCHEMES:
+            raise ValueError(
+                f"{os.fspath(text)} is no folder here: name a bucket by a str, with //"
+            )
         return pathlib.Path(text).expanduser()
     if scheme not in SCHEMES:
         raise UnknownName(scheme, f"scheme of {os.fspath(text)}:", SCHEMES)

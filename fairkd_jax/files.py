@@ -193,6 +193,19 @@ def faults(folder: Path, expected: Mapping[str, str], *, anew: bool = False) -> 
     return found
 
 
+def for_nets(folder: Path | str) -> Path:
+    """A folder that nets will be written below, from the root on.
+
+    Raises ValueError for one in s3://, where Orbax would make a folder of that name on this disk.
+    """
+    if os.fspath(folder).startswith("s3://"):
+        raise ValueError(
+            f"no work folder can be {os.fspath(folder)}: Orbax, which writes the nets, knows "
+            "folders and gs:// alone. Mount the bucket, and name the folder"
+        )
+    return whole(buckets.path(folder))
+
+
 def whole(path: Path) -> Path:
     """The path from the root on."""
     return path.absolute() if buckets.is_local(path) else path

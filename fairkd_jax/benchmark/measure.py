@@ -11,7 +11,7 @@ import pathlib
 import re
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -114,6 +114,7 @@ def describe(case: Setup, step: str, parallel: str) -> dict[str, Any]:
         "teacher": work.teacher,
         "mode": work.mode,
         "debias": work.debias,
+        "distill": work.distiller,
         "step": step,
         "parallel": parallel,
         "batch": work.batch,
@@ -133,10 +134,10 @@ def describe(case: Setup, step: str, parallel: str) -> dict[str, Any]:
     }
 
 
-def bar(total: int, name: str) -> tqdm:
+def bar(total: int, name: str, unit: str = "step") -> tqdm:
     """A progress bar on standard error; silent where that is no terminal."""
     hide = None if jax.process_index() == 0 else True
-    return tqdm(total=total, desc=name, unit="step", leave=False, disable=hide)
+    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=hide)
 
 
 def measure(
@@ -174,16 +175,8 @@ def compare(
         "library": Stopwatch(case, mesh, "library", "pjit", warmup),
         "plain": Stopwatch(case, mesh, "plain", parallel, warmup),
     }
-    ratios, order = [], [*watches]
     with bar(2 * steps, "compare") as progress:
-        for _ in range(-(-steps // block)):
-            medians = {}
-            for name in order:
-                medians[name] = float(np.median(watches[name].take(block)["ms"]))
-                progress.update(block)
-            ratios.append(medians["library"] / medians["plain"])
-            order.reverse()
-    low, ratio, high = np.percentile(ratios, [25, 50, 75])
+        medians = in_turn(watches, steps, block, progress.update)
     times = {
         f"{name}_{key}": round(float(value), 3)
         for name, watch in watches.items()
@@ -198,12 +191,34 @@ def compare(
         describe(case, "library / plain", f"pjit / {parallel}")
         | times
         | {
-            "rounds": len(ratios),
+            "rounds": len(medians["plain"]),
             "block": block,
-            "ratio": round(float(ratio), 4),
-            "ratio_quartiles": [round(float(low), 4), round(float(high), 4)],
         }
+        | ratio_of(medians["library"], medians["plain"])
     )
+
+
+def in_turn(
+    watches: Mapping[str, Stopwatch], steps: int, block: int, done: Callable[[int], Any]
+) -> dict[str, list[float]]:
+    """Milliseconds of a step, the median of each block of steps; blocks take turns.
+
+    Each round is led by the next one. `done` is told how many steps were taken.
+    """
+    order, medians = [*watches], {name: [] for name in watches}
+    for _ in range(-(-steps // block)):
+        for name in order:
+            medians[name].append(float(np.median(watches[name].take(block)["ms"])))
+            done(block)
+        order = order[1:] + order[:1]
+    return medians
+
+
+def ratio_of(over: list[float], under: list[float], name: str = "ratio") -> dict[str, Any]:
+    """The median over rounds of a ratio, and its quartiles."""
+    low, ratio, high = np.percentile(np.array(over) / np.array(under), [25, 50, 75])
+    quartiles = [round(float(low), 4), round(float(high), 4)]
+    return {name: round(float(ratio), 4), f"{name}_quartiles": quartiles}
 
 
 def compile_only(case: Setup, mesh: Mesh, step: str | None, parallel: str) -> dict[str, Any]:

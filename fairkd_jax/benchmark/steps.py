@@ -125,10 +125,13 @@ STEPS = {  # parallel: {step: how it is made}; the first is the one that is mean
 def by_hand(case: Setup, axis: str | None = None) -> Callable[..., tuple[Any, dict]]:
     """What one would write for this workload and no other: cross-entropy, or Hinton's distillation.
 
-    `axis`: over which gradients are averaged, under pmap. Raises ValueError for a debiasing method.
+    `axis`: over which gradients are averaged, under pmap. Raises ValueError for another method.
     """
-    if case.work.debias != "erm":
-        raise ValueError(f"debias = {case.work.debias!r}: by hand there is only erm")
+    if case.work.debias != "erm" or case.work.distill:
+        raise ValueError(
+            f"debias = {case.work.debias!r}, distill = {case.work.distiller!r}: by hand there is "
+            "only erm, and what --mode says"
+        )
     student, teacher, optimizer = case.program.student, case.live.get("teacher"), plain_optimizer()
 
     def loss_of(params: Any, stats: Any, batch: Batch, answers: Any, key: Array):

@@ -129,10 +129,15 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         cells = (write(row[key]) if key in row else "-" for _, key, write in COLUMNS)
         lines.append((row["family"], row["student"], *cells, row.get("note", "")))
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]], words: int = 2) -> str:
+    """Lines of cells as columns: the first ones and the last, of words, begin together."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if i < 2 or i == len(line) - 1 else cell.rjust(width)
+            cell.ljust(width) if i < words or i == len(line) - 1 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths))
         ).rstrip()
         for line in lines

@@ -1,29 +1,36 @@
 """What is timed: nets, methods and synthetic batches, from a handful of names and numbers.
 
 Hinton's distillation (arXiv 1503.02531) with AdamW, from a live teacher or from a table of its
-logits, or plain cross-entropy. Nothing here computes anything on a device, and `setup` makes no
-array of the size of a batch: so what fits no machine here can be compiled for others.
+logits, or plain cross-entropy; or any other method, as its last training takes its steps. `setup`
+makes no array of the size of a batch: so what fits no machine here can be compiled for others.
 """
 
 import ast
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fairkd_jax import registry
-from fairkd_jax.config import Optim
+from fairkd_jax.config import TABLES, Data, Mix, Optim, Stage, Train, TrainStage
+from fairkd_jax.data.samplers import TOLD
+from fairkd_jax.data.tables import COLUMNS
 from fairkd_jax.models.net import Net, make_net
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import optim, passes
-from fairkd_jax.train.step import Methods, Program, make_spec, table_of
-from fairkd_jax.types import Array, Batch, Now
+from fairkd_jax.train.drawn import ATTRIBUTE
+from fairkd_jax.train.methods import shown_to
+from fairkd_jax.train.step import Methods, Program, input_of, make_spec, table_of
+from fairkd_jax.types import Array, Batch, Now, Outputs
 
 NUM_BATCHES = 8  # that take turns
 NUM_ATTRIBUTES = 2
 KD_WEIGHT, TEMPERATURE = 0.5, 4.0
+STEPS = 1000  # of a training, where a method has several and says how long each is
+TEACHERS = ("",), ("biased", "other")  # names of those that a method asks for: one, or two
 OPTIM = Optim(learning_rate=1e-4, schedule="constant", weight_decay=0.01, clip_norm=0.0)
 
 FAMILIES = {  # student and teacher unless flags say otherwise; elsewhere the first two presets
@@ -55,8 +62,14 @@ class Workload:
     dropout: float | None = None  # every dropout rate of the nets; None: the family's own
     dtype: str = "float32"  # of products: float32 | bfloat16
     debias: str = "erm"
+    distill: str | None = None  # None: that of the mode
     remat: bool | None = None  # compute blocks anew for the gradient; None: the family's own
     options: tuple[str, ...] = ()  # "option=value" of the architecture, for student and teacher
+
+    @property
+    def distiller(self) -> str:
+        """The name of the distillation method."""
+        return self.distill or MODES[self.mode][0]
 
 
 def workload(family: str, **given: Any) -> Workload:
@@ -125,7 +138,7 @@ def synthetic_batch(work: Workload, views: Iterable[str], index: int, rows: int)
     rng = np.random.default_rng([index, jax.process_index()])
     label = rng.integers(0, work.classes, rows, dtype=np.int32)
     attribute = rng.integers(0, NUM_ATTRIBUTES, rows, dtype=np.int32)
-    batch = {
+    return {
         "views": {view: VIEWS[view][2](work, rng, rows) for view in sorted(set(views))},
         "label": label,
         "attribute": attribute,
@@ -133,10 +146,19 @@ def synthetic_batch(work: Workload, views: Iterable[str], index: int, rows: int)
         "id": np.arange(index * rows, (index + 1) * rows, dtype=np.int32),
         "real": np.ones(rows, np.float32),
     }
-    if MODES[work.mode][1] == "table":
-        logits = rng.standard_normal((rows, work.classes), dtype=np.float32)
-        batch["tables"] = {table_of("teacher"): {"logits": logits}}
-    return batch
+
+
+def _tables(columns: Mapping[str, Iterable[str]], net: Net, batch: Batch) -> dict[str, Any]:
+    """Tables of some columns, of what a net says of a batch; its logits and features are random."""
+    rng, like = np.random.default_rng(batch["id"]), net.shapes(batch, "")
+    with jax.transfer_guard("allow"):
+        logits, features = (
+            jnp.asarray(rng.standard_normal(x.shape, np.float32))
+            for x in (like.logits, like.features)
+        )
+        said = Outputs(logits, features)
+        tables = {k: {c: COLUMNS[c](said, batch) for c in table} for k, table in columns.items()}
+        return jax.device_get(tables)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,11 +170,14 @@ class Setup:
     methods: Methods
     batch: Batch  # of shapes: the rows of this process
     now: Now  # counts of examples by group (NaN where hidden) and by label
+    stage: Stage  # what takes such steps last, with the stages that it hangs on
 
     def batches(self) -> list[Batch]:
         """Numpy arrays, the rows of this process."""
         rows, views = self.work.batch // jax.process_count(), self.batch["views"]
-        made = (synthetic_batch(self.work, views, i, rows) for i in range(NUM_BATCHES))
+        made = [synthetic_batch(self.work, views, i, rows) for i in range(NUM_BATCHES)]
+        for batch in made:
+            batch["tables"] = _tables(self.batch.get("tables", {}), self.program.student, batch)
         return [{key: batch[key] for key in self.batch} for batch in made]
 
     @property
@@ -200,45 +225,88 @@ def setup(work: Workload) -> Setup:
 
     Raises UnknownName for a preset, a dtype, an option or a method that is not there; ValueError
     for a batch that does not divide over the devices, for dropout where the family has none, for
-    an option that is no pair, and for a debiasing method that reads what an earlier stage writes.
+    an option that is no pair, and for a method that refuses these nets, or one and two teachers.
     """
     if work.batch < 1 or work.batch % jax.device_count():
         raise ValueError(f"batch = {work.batch} does not divide over {jax.device_count()} devices")
     student, teacher = (_net(work, preset) for preset in (work.student, work.teacher))
-    distiller, source = MODES[work.mode]
+    stage, last = stages_of(work)
+    config, source = last.config, MODES[work.mode][1]
     methods = Methods(
-        debias=registry.build("debias", {"name": work.debias}),
-        distill=(registry.build("distill", {"name": distiller}),),
-        task_weight=1 - KD_WEIGHT if source else 1.0,
-        kd_weight=KD_WEIGHT,
+        debias=registry.build("debias", config.debias),
+        distill=tuple(registry.build("distill", one) for one in config.distill),
+        task_weight=config.mix.task_weight,
+        kd_weight=config.mix.kd_weight,
     )
-    if methods.debias.tables:
-        raise ValueError(
-            f"debias = {work.debias!r} reads tables {methods.debias.tables}, which an earlier "
-            "stage of training writes: a single step has none"
-        )
-    program = Program(
-        student=student,
-        rule=optim.rule_of(OPTIM),
-        teachers=(("teacher", teacher if source == "net" else None),) if source else (),
-        num_attributes=NUM_ATTRIBUTES,
-        num_examples=NUM_BATCHES * work.batch,
-    )
-    rows = work.batch // jax.process_count()
-    batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype),
-        synthetic_batch(work, (student.view, teacher.view), 0, rows=1),
-    )
+    reads = {d.reads for d in methods.distill} - {"nothing"}
+    one_row = synthetic_batch(work, (student.view, teacher.view), 0, rows=1)
     num_groups = work.classes * NUM_ATTRIBUTES
-    groups = np.full(num_groups, program.num_examples / num_groups, np.float32)
+    groups = np.full(num_groups, NUM_BATCHES * work.batch / num_groups, np.float32)
     labels = groups.reshape(work.classes, -1).sum(axis=1)
     if not methods.sees_attributes:
         groups = np.full_like(groups, np.nan)
-        batch = {k: v for k, v in batch.items() if k not in ("attribute", "group")}
-    methods = jax.tree.map(np.float32, methods)
+        one_row = {k: v for k, v in one_row.items() if k not in ("attribute", "group")}
     now = Now(np.float32(NUM_BATCHES), groups, labels)
-    methods.debias.check(make_spec(program, methods, now, batch))
-    return Setup(work, program, methods, batch, now)
+    refused = None
+    for names in TEACHERS if source and reads else [()]:
+        teachers = {input_of(name): teacher if source == "net" else None for name in names}
+        program = Program(
+            student=student,
+            rule=optim.rule_of(OPTIM, config.train.trainable),
+            teachers=tuple(teachers.items()),
+            num_attributes=NUM_ATTRIBUTES,
+            num_examples=NUM_BATCHES * work.batch,
+            deterministic=config.train.deterministic,
+        )
+        answers = {table_of(name): ("logits",) for name, net in teachers.items() if net is None}
+        batch = _shapes(work, student, one_row, _columns(last) | answers)
+        spec = make_spec(program, methods, now, batch)
+        try:
+            for method in methods.all:
+                method.check(shown_to(method, spec))
+        except ValueError as error:
+            refused = refused or error
+        else:
+            return Setup(work, program, jax.tree.map(np.float32, methods), batch, now, stage)
+    raise refused
+
+
+def _shapes(work: Workload, student: Net, one_row: Batch, columns: Mapping[str, Any]) -> Batch:
+    """Of a batch, the rows of this process, with tables that have some columns."""
+    tables = {"tables": _tables(columns, student, one_row)} if columns else {}
+    rows = (work.batch // jax.process_count(),)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(rows + x.shape[1:], x.dtype), one_row | tables
+    )
+
+
+def stages_of(work: Workload) -> tuple[Stage, Stage]:
+    """(what the methods plan with all that it hangs on, the last training among it)."""
+    teacher = MODES[work.mode][1]
+    config = TrainStage(
+        data=Data(),
+        model={"name": work.family, "preset": work.student},
+        debias={"name": work.debias},
+        distill=({"name": work.distiller},),
+        mix=Mix(1 - KD_WEIGHT, KD_WEIGHT) if teacher else Mix(),
+        optim=OPTIM,
+        train=Train(steps=STEPS),
+        seed=0,
+    )
+    stage = registry.build("distill", config.distill[0]).stages(Stage("train", config))
+    stage = last = registry.build("debias", config.debias).stages(stage)
+    while last.kind != "train":
+        last = last.inputs["net"]
+    return stage, last
+
+
+def _columns(stage: Stage) -> dict[str, tuple[str, ...]]:
+    """The columns that training reads of each table: of what is inferred, a source of bias."""
+    return {
+        name: one.config.columns if one.kind == "table" else ("log_probs",)
+        for name, one in stage.inputs.items()
+        if one.kind in TABLES and name not in (TOLD, ATTRIBUTE)
+    }
 
 
 def _net(work: Workload, preset: str) -> Net:

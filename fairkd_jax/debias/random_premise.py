@@ -3,6 +3,9 @@
 With probability `rate` an example's loss is `CE(z(other premise, hypothesis), y)` instead: the head
 descends on it, the gradient of what the head reads is multiplied by `-strength`, and that of the
 premise by 0.
+
+A step costs 1.7x that of ERM (processor time, BERT tiny, 32 x 32 tokens): the student passes twice
+over all rows, since which are drawn is not known when the step is compiled.
 """
 
 import jax
@@ -37,7 +40,7 @@ class RandomPremise(Debiaser):
     There the two texts are encoded apart, so the encoder learns nothing from the other premise.
     Here one net reads both: what stops at the premise is the gradient of its embeddings, while the
     blocks, which learn the reverse, see it as they see the hypothesis. Distillation leaves out what
-    was drawn. The student runs twice on all rows.
+    was drawn.
     """
 
     couples_examples = True

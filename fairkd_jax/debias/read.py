@@ -3,6 +3,9 @@
 The bias net is one of few blocks. In training the student's attention in these blocks is
 `(1 - share) A + share sg(A_bias)`, and the loss is
 `CE(log softmax z + sg(log softmax z_bias)) + CE(z_bias)`; it predicts by its own A and z alone.
+
+A step costs 1.6x that of ERM (processor time, BERT tiny, 32 x 32 tokens): the bias net is half as
+deep as this student, and has embeddings of its own.
 """
 
 import dataclasses

@@ -3,7 +3,6 @@
     fairkd-benchmark                                   BERT mini from small, 32 x 128
     fairkd-benchmark --family=resnet --batch=64        ResNet-18 from 50, 64 x 64 pixels
     fairkd-benchmark --mode=kd_table                   teacher's logits from a table
-    fairkd-benchmark --mode=erm --debias=group_dro     what a debiasing method costs
     fairkd-benchmark --dtype=bfloat16                  products in bfloat16
     fairkd-benchmark --remat                           blocks computed anew: less memory
     fairkd-benchmark --family=t5 --option=readout=sequence   any option of the nets
@@ -17,6 +16,12 @@ What the library costs more than a step written by hand, and than one under `jax
 `--step=plain` times the hand-written step alone, `--parallel=pmap` the one under pmap.
 `--serve` reads numbers of steps on standard input and answers with times, for a driver that times
 several programs in turn.
+
+What a method adds to a step, against plain ERM and, where there is a teacher, Hinton's KD, in turn:
+
+    fairkd-benchmark --debias=lff                      without a teacher; --mode=kd_live: with one
+    fairkd-benchmark --distill=rkd --family=resnet     or both of them
+    fairkd-benchmark --methods                         all, on small nets; JSON lines too: --json
 
 What memory a step will take is known before it takes it, for as many devices as one likes:
 
@@ -36,15 +41,17 @@ What data cost, a line of JSON each; the load of the machine stands beside it:
     fairkd-benchmark --data=padding --pairs=F.tsv.gz   longest and bucket against fixed
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
+from typing import Any
 
 import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from fairkd_jax.benchmark import data, measure, table
+from fairkd_jax.benchmark import data, measure, methods, table
 from fairkd_jax.benchmark.steps import STEPS
 from fairkd_jax.benchmark.workload import MODES, PADDINGS, Workload, setup, workload
 from fairkd_jax.launch import runtime
@@ -63,6 +70,7 @@ WORKLOAD = (  # fields of a Workload; not given: its defaults, or those of the f
     flags.DEFINE_float("dropout", None, "Every dropout rate.", lower_bound=0.0, upper_bound=1.0),
     flags.DEFINE_enum("dtype", None, DTYPES, "Of products; parameters are float32."),
     flags.DEFINE_string("debias", None, "A file in fairkd_jax/debias/."),
+    flags.DEFINE_string("distill", None, "A file in fairkd_jax/distill/."),
     flags.DEFINE_bool("remat", None, "Compute blocks anew for the gradient, to save memory."),
 )
 OPTION = flags.DEFINE_multi_string(
@@ -72,7 +80,9 @@ STEP = flags.DEFINE_enum(
     "step", None, ["library", "plain"], "Whose step; plain: written by hand, erm and kd alone."
 )
 PARALLEL = flags.DEFINE_enum("parallel", "pjit", [*STEPS], "How devices share the work.")
-STEPS_TIMED = flags.DEFINE_integer("steps", None, "Timed steps; 20, in a table 5.", lower_bound=1)
+STEPS_TIMED = flags.DEFINE_integer(
+    "steps", None, "Timed steps; 20, in a table 5, of methods 12.", lower_bound=1
+)
 WARMUP = flags.DEFINE_integer(
     "warmup", None, "Untimed steps after the first; 3, in a table 1.", lower_bound=0
 )
@@ -80,14 +90,17 @@ COMPARE = flags.DEFINE_bool("compare", False, "Library's step against the plain 
 COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Lower and compile; run nothing.")
 SERVE = flags.DEFINE_bool("serve", False, "Time blocks of steps as standard input asks.")
 TABLE = flags.DEFINE_bool("table", False, "Every preset, each in a process of its own.")
+METHODS = flags.DEFINE_bool("methods", False, "What every method adds to a step of small nets.")
 ROW = flags.DEFINE_bool("row", False, "One row of the table, as JSON.")
-JSON = flags.DEFINE_bool("json", False, "With --table: each row as a line of JSON too.")
+JSON = flags.DEFINE_bool(
+    "json", False, "With --table or --methods: each row as a line of JSON too."
+)
 DATA = flags.DEFINE_enum("data", None, ["pairs", "images", "wait", "padding"], "What data cost.")
 ROWS = flags.DEFINE_integer(
     "rows", 50_000, "Examples, with --data=pairs or images.", lower_bound=1000
 )
 PAIRS = flags.DEFINE_string("pairs", None, "A file of nli_files, with --data=padding.")
-flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE, TABLE, ROW])
+flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE, TABLE, METHODS, ROW])
 
 flags.adopt_module_key_flags(runtime)
 
@@ -101,7 +114,10 @@ def main(argv: list[str]) -> None:
     if DATA.value:
         print_data(mesh)
         return
-    work = asked(32)
+    if METHODS.value:
+        print_methods(mesh)
+        return
+    work = asked(batch=32)
     how = STEP.value, PARALLEL.value
     steps, warmup = numbers_of_steps(20, 3)
     if ROW.value:
@@ -112,6 +128,10 @@ def main(argv: list[str]) -> None:
         result = measure.compare(setup(work), mesh, PARALLEL.value, steps, warmup)
     elif SERVE.value:
         result = measure.serve(measure.Stopwatch(setup(work), mesh, *how, warmup), sys.stdin)
+    elif how == (None, "pjit") and (flags.FLAGS.debias or flags.FLAGS.distill):
+        alone = not (flags.FLAGS.mode or flags.FLAGS.distill)
+        work = dataclasses.replace(work, mode="erm") if alone else work
+        result = methods.cost(work, mesh, steps, warmup)
     else:
         result = measure.measure(setup(work), mesh, *how, steps, warmup)
     if jax.process_index() == 0:
@@ -137,10 +157,11 @@ def print_data(mesh: Mesh) -> None:
         print(json.dumps(line | data.describe()), flush=True)
 
 
-def asked(batch: int) -> Workload:
-    """The workload of the flags; `batch` unless they say another."""
-    given = {flag.name: flag.value for flag in WORKLOAD} | {"options": tuple(OPTION.value)}
-    return workload(FAMILY.value or "bert", **given | {"batch": given["batch"] or batch})
+def asked(family: str = "bert", **usual: Any) -> Workload:
+    """The workload of the flags; what they leave unsaid is as usual."""
+    given = {flag.name: flag.value for flag in WORKLOAD if flag.value is not None}
+    given["options"] = tuple(OPTION.value)
+    return workload(FAMILY.value or family, **usual | given)
 
 
 def numbers_of_steps(timed: int, untimed: int) -> tuple[int, int]:
@@ -155,7 +176,7 @@ def print_table(argv: list[str]) -> None:
     JAX is not started here, so that every device is free for the processes of the rows.
     """
     names = table.presets(FAMILY.value, flags.FLAGS.student)
-    work, (steps, warmup) = asked(8), numbers_of_steps(5, 1)
+    work, (steps, warmup) = asked(batch=8), numbers_of_steps(5, 1)
     settings = [f"--batch={work.batch}", f"--steps={steps}", f"--warmup={warmup}"]
     command = [sys.executable, *argv[:1], *sys.argv[1:], *settings, "--notable", "--row"]
     rows = []
@@ -166,6 +187,19 @@ def print_table(argv: list[str]) -> None:
             print(json.dumps(row), flush=True)
         rows.append(row)
     print(table.heading(work, steps, rows), table.render(rows), sep="\n")
+
+
+def print_methods(mesh: Mesh) -> None:
+    """A row for each method as it is done, then all of them."""
+    families = [FAMILY.value] if FAMILY.value else [*methods.SMALL]
+    works = [asked(family, **methods.SMALL.get(family, {})) for family in families]
+    found = []
+    for row in methods.rows(works, mesh, *numbers_of_steps(12, 1)):
+        if JSON.value and jax.process_index() == 0:
+            print(json.dumps(row), flush=True)
+        found.append(row)
+    if jax.process_index() == 0:
+        print(methods.render(found), flush=True)
 
 
 script = runtime.script(main)

@@ -77,7 +77,7 @@ def run(
     """
     start = time.perf_counter()
     check_trackers(trackers)
-    workdir = files.whole(buckets.path(workdir))
+    workdir = files.for_nets(workdir)
     mesh = sharding.make_mesh() if mesh is None else mesh
     planned = check(study, given)
     write_study(study, planned, workdir, seconds=None)

@@ -27,7 +27,7 @@ class Checkpoints:
     """The last states of a run, written without stopping it."""
 
     def __init__(self, folder: Path):
-        self._folder = files.whole(folder)
+        self._folder = files.for_nets(folder)
         self._saving: tuple[int, Any] = 0, None  # step and progress
         options = dataclasses.replace(OPTIONS, post_finalization_callback=self._seal)
         self._checkpointer = ocp.StandardCheckpointer(async_options=options)
@@ -122,7 +122,7 @@ class Checkpoints:
 def save_net(folder: Path, variables: dict[str, Any]) -> None:
     """Writes the variables of a net, over those that were there."""
     with ocp.StandardCheckpointer(async_options=OPTIONS) as checkpointer:
-        checkpointer.save(files.whole(folder), variables, force=True)
+        checkpointer.save(files.for_nets(folder), variables, force=True)
 
 
 def load_net(folder: Path, target: Any) -> dict[str, Any]:

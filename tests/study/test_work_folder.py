@@ -10,10 +10,12 @@ import time
 import pytest
 import tiny_files
 from disturbed import Zygote, records, zygote
+from etils import epath
 
 from fairkd_jax import config, files
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.study import check, execute, plan, reads, stored
+from fairkd_jax.train.checkpoint import Checkpoints, save_net
 
 RUNGS = pathlib.Path(__file__).parent / "rungs_study.py"
 CONFIG = pathlib.Path(tiny_files.__file__)
@@ -46,6 +48,21 @@ def study(data, **changes) -> config.Study:
 
 def identities(data, kind: str) -> set[str]:
     return {s.identity for s in plan.stages(plan.runs(study(data))) if s.kind == kind}
+
+
+def test_no_folder_of_this_disk_is_taken_for_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    far, shortened = epath.Path("s3://bucket/w"), pathlib.Path("gs://bucket/w")
+    for write in (Checkpoints, lambda folder: save_net(folder, {}), folder_of_a_study):
+        with pytest.raises(ValueError, match=f"no work folder can be {far}: Orbax"):
+            write(far)
+        with pytest.raises(ValueError, match="gs:/bucket/w is no folder here"):
+            write(shortened)
+    assert not any(tmp_path.iterdir())
+
+
+def folder_of_a_study(folder):
+    execute.run(config.Study(), folder)
 
 
 # A. A stage is what it read, not where it lay
