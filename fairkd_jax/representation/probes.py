@@ -249,7 +249,9 @@ def _fit(
         losses = optax.softmax_cross_entropy(logits, y)
         return (jnp.sum(weigh * losses) + jnp.sum(weights**2) / 2) / n
 
-    solver, value_and_grad = optax.lbfgs(), optax.value_and_grad_from_state(loss)
+    # the loss is convex, so Wolfe's second condition, which costs evaluations, is not needed
+    search = optax.scale_by_backtracking_linesearch(max_backtracking_steps=15, store_grad=True)
+    solver, value_and_grad = optax.lbfgs(linesearch=search), optax.value_and_grad_from_state(loss)
 
     def goes_on(carry: tuple) -> JaxArray:
         step, _, _, length = carry
