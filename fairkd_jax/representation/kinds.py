@@ -1,6 +1,6 @@
 """Of which examples nets are read inside: the first of each kind, in blocks for the jackknife.
 
-The delete-a-block jackknife (Efron and Tibshirani 1993, section 11) needs sums by block alone, so
+The delete-a-block jackknife (Efron and Tibshirani 1993, chapter 11) needs sums by block alone, so
 numbers that are made while examples pass have intervals too. A kind's examples go round the blocks
 in turn, wherever batches end.
 """

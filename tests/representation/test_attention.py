@@ -12,6 +12,7 @@ from conftest import ORACLES
 from fairkd_jax.distill import at
 from fairkd_jax.models.bert import Bert
 from fairkd_jax.models.net import Net
+from fairkd_jax.models.resnet import ResNet
 from fairkd_jax.models.t5 import T5
 from fairkd_jax.models.vit import ViT
 from fairkd_jax.registry import UnknownName
@@ -163,8 +164,9 @@ def images(n: int) -> list[dict]:
 
 
 def compare(nets, batches, taps=(PROBS, PROBS), **options):
-    variables = tuple(net.init(jax.random.key(i)) for i, net in enumerate(nets))
-    variables = options.pop("variables", variables)
+    variables = options.pop("variables", ()) or tuple(
+        net.init(jax.random.key(i)) for i, net in enumerate(nets)
+    )
     readers = tuple(zip(nets, taps))
     told = {"aligned": ALIGNED, "examples": 12} | options
     return attention.compare_attention(readers, variables, batches, **told)
@@ -187,7 +189,8 @@ def test_padding_batches_and_devices_change_nothing():
         put_replicated(net.init(jax.random.key(i)), mesh) for i, net in enumerate(nets)
     )
     placed = {"variables": variables, "put": lambda batch: put_batch(batch, mesh)}
-    others = compare(nets, texts(40, 16, length=8), **placed)
+    with jax.transfer_guard("disallow"):
+        others = compare(nets, texts(40, 16, length=8), **placed)
     want = leaves(one, "null")  # the null is of examples of one batch
     for path, got in leaves(others, "null").items():
         np.testing.assert_allclose(got, want[path], rtol=1e-4, atol=1e-6, err_msg=path)
@@ -263,6 +266,17 @@ def test_what_cannot_be_compared_is_refused_with_its_reason():
         pairs((vit(), vit()), images(2), ("features", "features"))
     with pytest.raises(ValueError, match=r"examples = 1"):
         compare((vit(), vit()), images(2), examples=1)
+
+
+def test_resnets_are_paired_over_all_their_stages():
+    presets = (dict(ResNet.presets[name]) | {"channels": 3} for name in ("mini", "tiny"))
+    resnets = tuple(Net(ResNet(**preset), 2, "image") for preset in presets)
+    found, left_out = pairs(resnets, images(2), ("stage.*/out",) * 2)
+    blocks = [
+        ("stage1/block2/out", "stage1/block1/out"),
+        ("stage2/block2/out", "stage2/block1/out"),
+    ]
+    assert [*found] == blocks and not left_out
 
 
 def test_vits_of_different_head_counts():
