@@ -103,6 +103,32 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Attention:
+    """Attention maps of two nets to compare, on aligned and on conflicting examples of a split.
+
+    Of nets without attention, where what layers put out is active: name these, ".*/out".
+    """
+
+    split: str = "test"
+    first: str = ""  # regular expression over the first net's taps, ".*_probs"; "": no comparison
+    second: str = ""
+    examples: int = 512  # at most, of each kind
+    batch_size: int = 64  # maps of all layers of a batch are in memory together
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Layers of a net to read label and attribute from; see `representation/probes.py`."""
+
+    split: str = "test"
+    taps: str = ""  # regular expression over every net's tap names; "": no probes
+    examples: int = 512  # at most, of each kind
+    folds: int = 5
+    seed: int = 0  # of folds and of the control task
+    batch_size: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """A debiased teacher, the same student without it (baseline) and with it (distilled)."""
 
@@ -126,6 +152,8 @@ class Experiment:
     decide: Plugin | None = later(None, unsaid=True, room="decide")
     # which label is told of log-probabilities, fitted on the validation split; None: the likeliest
     rungs: tuple[Rung, ...] = later((), unsaid=True, one_or_more=True, each=Rung)  # in their order
+    attention: Attention = later(Attention())
+    probe: Probe = later(Probe())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +273,20 @@ class CompareStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class AttentionStage:
+    """Divergence of the attention maps of inputs "first" and "second"."""
+
+    attention: Attention
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeStage:
+    """Probes for label and attribute on the layers of the net of input "net"."""
+
+    probe: Probe
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """Work that is done once.
 
@@ -252,7 +294,7 @@ class Stage:
     inputs' identities. Where files lie is no part of it.
     """
 
-    kind: str  # train | transfer | borrow | table | infer | refit | evaluate | compare
+    kind: str  # train | transfer | borrow | table | infer | refit | evaluate | compare | ...: KINDS
     config: Any  # the dataclass above
     inputs: Mapping[str, "Stage"] = dataclasses.field(default_factory=dict)
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -330,6 +372,8 @@ KINDS = {
     "refit": RefitStage,
     "evaluate": EvaluateStage,
     "compare": CompareStage,
+    "attention": AttentionStage,
+    "probe": ProbeStage,
 }
 TABLES = ("table", "infer")  # kinds of stages that leave a table
 NETS = ("train", "refit")  # kinds of stages that end a net's training

@@ -6,8 +6,10 @@ of 32 x 32. Eq. 2 prints the length of the difference, not its square: both the 
 this have the mean square.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import struct
+from jaxtyping import Float
 
 from fairkd_jax import geometry
 from fairkd_jax.distill import pairs
@@ -40,14 +42,17 @@ class AT(Distiller):
     def __call__(self, student, teachers, batch, params, now):
         """Mean over teachers by their shares, [B]."""
 
-        def where_active(x):
-            return geometry.unit(jnp.mean(jnp.abs(positions(x)) ** self.power, axis=2))
-
         def loss(met):
             met = met.pooled()
-            return met.mean((where_active(met.ours) - where_active(met.theirs)) ** 2)
+            ours, theirs = (where_active(x, self.power) for x in (met.ours, met.theirs))
+            return met.mean((ours - theirs) ** 2)
 
         return KD(
             per_example=pairs.total(loss, self.pairs, student, teachers, batch),
             penalty=jnp.zeros(()),
         )
+
+
+def where_active(x: Float[Array, "B *P D"], power: Array = 2.0) -> Float[jax.Array, "B M"]:
+    """Where in a map a net is active, by example: Q, a vector over positions of length 1."""
+    return geometry.unit(jnp.mean(jnp.abs(positions(x)) ** power, axis=2))

@@ -266,7 +266,9 @@ def cka_maps(
         for line, (role, results) in enumerate(found.items()):
             panels = {kind: _mean_map(results, kind) for kind in KINDS}
             for ax, (kind, values) in zip(axes[3 * line :], panels.items()):
-                shown = _map(ax, values, f"{role}, {kind}", first, second, "viridis", (0.0, 1.0))
+                shown = heat_map(
+                    ax, values, f"{role}, {kind}", first, second, "viridis", (0.0, 1.0)
+                )
             figure.colorbar(shown, ax=axes[3 * line : 3 * line + 2], label="CKA", fraction=0.03)
             spread.append((axes[3 * line + 2], role, panels["conflicting"] - panels["aligned"]))
             axes[3 * line].set_ylabel("teacher's layer")
@@ -274,7 +276,7 @@ def cka_maps(
         most = max([0.05, *finite])
         for ax, role, values in spread:
             name = f"{role}, conflicting − aligned"
-            shown = _map(ax, values, name, first, second, "PuOr", (-most, most))
+            shown = heat_map(ax, values, name, first, second, "PuOr", (-most, most))
             figure.colorbar(shown, ax=ax, label="difference", fraction=0.06)
         for ax in axes[-3:]:
             ax.set_xlabel("student's layer")
@@ -331,12 +333,13 @@ def label_bottom(axes: Sequence[Axes], columns: int, label: str) -> None:
         unused.set_visible(False)
 
 
-def _array(values: object) -> Float[np.ndarray, "..."]:
+def array(values: object) -> Float[np.ndarray, "..."]:
+    """Of a result: what is `null` in JSON is NaN."""
     return np.array(values, np.float64)
 
 
 def _null(results: Sequence[dict], kind: str) -> str:
-    values = np.concatenate([_array(r[f"null_{kind}"]).ravel() for r in results])
+    values = np.concatenate([array(r[f"null_{kind}"]).ravel() for r in results])
     values = values[np.isfinite(values)]
     if not len(values):
         return "undefined"
@@ -345,10 +348,10 @@ def _null(results: Sequence[dict], kind: str) -> str:
 
 
 def _mean_map(results: Sequence[dict], key: str) -> Float[np.ndarray, "first second"]:
-    return np.mean([_array(r[key]) for r in results], axis=0)
+    return np.mean([array(r[key]) for r in results], axis=0)
 
 
-def _map(
+def heat_map(
     ax: Axes,
     values: Float[np.ndarray, "first second"],
     title: str,
@@ -357,6 +360,7 @@ def _map(
     colours: str,
     ends: tuple[float, float],
 ) -> object:
+    """Numbers by layer and layer, the first at the bottom; printed where there are few."""
     shown = ax.imshow(
         values, cmap=colours, vmin=ends[0], vmax=ends[1], origin="lower", aspect="auto",
         interpolation="none",

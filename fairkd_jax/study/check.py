@@ -17,7 +17,7 @@ from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
 from fairkd_jax.models.net import leaves
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import borrow, chain, decided, plan
+from fairkd_jax.study import borrow, chain, decided, inside, plan
 from fairkd_jax.study.reads import data_of, made_by
 from fairkd_jax.train import drawn, loop
 from fairkd_jax.train.step import table_of, teachers_of
@@ -237,4 +237,5 @@ CHECKS = {
     "refit": _check_infer,
     "evaluate": _check_evaluation,
     "compare": _check_compare,
+    **inside.CHECKS,
 }

@@ -281,6 +281,7 @@ def _row(run: plan.Run) -> dict[str, Any]:
         "stage": run.net.identity,
         "evaluations": {k: v.identity for k, v in run.evaluations.items()},
         "comparisons": {k: v.identity for k, v in run.comparisons.items()},
+        "inside": {k: v.identity for k, v in run.inside.items()},
         "teacher_run": run.teacher.name if run.teacher else "",
         "teachers": {name: one.name for name, one in run.teachers.items() if name},
         "baseline_run": run.baseline.name if run.baseline else "",

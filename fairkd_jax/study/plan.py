@@ -36,7 +36,7 @@ from fairkd_jax.config import (
 )
 from fairkd_jax.data import augmentation, mixture, strength
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import chain, decided
+from fairkd_jax.study import chain, decided, inside
 from fairkd_jax.study.borrow import borrowed
 from fairkd_jax.study.reads import sealed, sealed_alone
 from fairkd_jax.train import drawn, loop
@@ -55,6 +55,7 @@ class Run:
     net: Stage
     evaluations: Mapping[str, Stage]  # "in_domain/test" -> stage
     comparisons: Mapping[str, Stage]  # "teacher", or the name of one of several -> stage
+    inside: Mapping[str, Stage]  # "attention/teacher", "probe" -> stage
     how: Role = Role()
     debias: Plugin = dataclasses.field(default_factory=dict)
     distill: tuple[Plugin, ...] = NO_DISTILLATION
@@ -276,6 +277,7 @@ def _run(
         net=net,
         evaluations=_evaluations(experiment, net, how.train.validation),
         comparisons=_comparisons(experiment, teachers, net),
+        inside=inside.stages(experiment, {k: teacher.net for k, teacher in teachers.items()}, net),
         how=how,
         debias=debias,
         teachers=teachers,
@@ -327,13 +329,17 @@ def _comparisons(
 
 def stages(all_runs: list[Run]) -> list[Stage]:
     """Every stage once, after its inputs."""
-    asked = ((r.net, *r.evaluations.values(), *r.comparisons.values()) for r in all_runs)
+    asked = (
+        (r.net, *r.evaluations.values(), *r.comparisons.values(), *r.inside.values())
+        for r in all_runs
+    )
     return [*ordered(itertools.chain.from_iterable(asked)).values()]
 
 
 def smoke(study: Study) -> Study:
     """The study shrunk to seconds: one seed, a few steps of small batches, every stage kind."""
-    overrides: dict[str, Any] = {"compare.examples": 16}
+    asks = ("compare", "attention", "probe")
+    overrides: dict[str, Any] = {f"{ask}.examples": 16 for ask in asks}
     asked = study.experiment
     roles: dict[str, Role] = {"student": asked.student}
     for name, how in teachers_of(asked).items():

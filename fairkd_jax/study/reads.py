@@ -165,8 +165,8 @@ def _evaluate(stage: Stage) -> Files:
         yield from _code("decide", stage.config.decide)
 
 
-def _compare(stage: Stage) -> Files:
-    yield from _split(data_of(stage).set, stage.config.compare.split)
+def _inside(stage: Stage) -> Files:
+    yield from _split(data_of(stage).set, getattr(stage.config, stage.kind).split)
 
 
 KINDS = {
@@ -177,7 +177,7 @@ KINDS = {
     "infer": _infer,
     "refit": _refit,
     "evaluate": _evaluate,
-    "compare": _compare,
+    **dict.fromkeys(("compare", "attention", "probe"), _inside),
 }
 
 

@@ -26,7 +26,7 @@ from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net
 from fairkd_jax.models.transfer import transfer
 from fairkd_jax.representation.compare import compare_nets
-from fairkd_jax.study import borrow, decided, inferred, reads, stored
+from fairkd_jax.study import borrow, decided, inferred, inside, reads, stored
 from fairkd_jax.study.claim import Claim, claimed
 from fairkd_jax.study.reads import data_of
 from fairkd_jax.train import checkpoint, loop, trackers
@@ -348,6 +348,19 @@ def _compare(stage: Stage, place: Place, guard: Guard) -> int:
     return len(source.split)
 
 
+def _inside(stage: Stage, place: Place, guard: Guard) -> int:
+    config, data = getattr(stage.config, stage.kind), data_of(stage)
+    source = pipeline.open_data(data).source(config.split)
+    nets = {name: place.net(one) for name, one in stage.inputs.items()}
+    read = (net for net, _ in nets.values())
+    batches = _batches(source, config.batch_size, place, *read, in_order=True)
+    aligned = np.asarray(source.split.info.aligned)
+    result = inside.RESULTS[stage.kind](config, nets, batches, aligned, place.put)
+    if jax.process_index() == 0:
+        files.write_json(place.folder(stage) / "result.json", result)
+    return len(source.split)
+
+
 KINDS = {
     "train": _train,
     "transfer": _transfer,
@@ -357,4 +370,5 @@ KINDS = {
     "refit": _refit,
     "evaluate": _evaluate,
     "compare": _compare,
+    **dict.fromkeys(inside.RESULTS, _inside),
 }

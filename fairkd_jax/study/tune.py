@@ -22,7 +22,16 @@ from absl import logging
 from jax.sharding import Mesh
 
 from fairkd_jax import files, processes, registry
-from fairkd_jax.config import Compare, Evaluation, Experiment, Study, as_dict, update
+from fairkd_jax.config import (
+    Attention,
+    Compare,
+    Evaluation,
+    Experiment,
+    Probe,
+    Study,
+    as_dict,
+    update,
+)
 from fairkd_jax.evaluation.fairness import IN_DOMAIN, SELECTED_BY
 from fairkd_jax.evaluation.metrics import merit
 from fairkd_jax.registry import UnknownName
@@ -110,6 +119,8 @@ def trials(study: Study, role: str, number: int, seeds: int) -> list[Trial]:
                 seed=experiment.seed + SEEDS_FROM,
                 evaluate={IN_DOMAIN: Evaluation(splits=(how.validation,))},
                 compare=Compare(),
+                attention=Attention(),
+                probe=Probe(),
                 decide=None,  # it would be fitted to what it is then scored on
             )
             one = dataclasses.replace(

@@ -1,0 +1,114 @@
+"""What a study asks about the inside of its nets: where they look, what their layers tell.
+
+Stages of kind "attention" compare a student with each teacher, those of kind "probe" ask every net.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from fairkd_jax.config import AttentionStage, Experiment, ProbeStage, Stage, as_dict
+from fairkd_jax.data import pipeline
+from fairkd_jax.models.net import Net
+from fairkd_jax.representation import attention, collect, probes
+from fairkd_jax.study.reads import data_of, sealed_alone
+from fairkd_jax.train import loop
+from fairkd_jax.types import Batch
+
+Nets = Mapping[str, tuple[Net, Any]]  # those of a stage's inputs, with their variables
+
+
+def stages(experiment: Experiment, teachers: Mapping[str, Stage], net: Stage) -> dict[str, Stage]:
+    """The stages about one net, by name: "attention/teacher", "probe"; none that is not asked for.
+
+    The first is named by the teacher, where it has a name.
+    """
+    found = {}
+    if experiment.attention.first:
+        config = AttentionStage(experiment.attention)
+        for name, teacher in teachers.items():
+            inputs = {"first": teacher, "second": net}
+            found[f"attention/{name or 'teacher'}"] = Stage("attention", config, inputs)
+    if experiment.probe.taps:
+        found["probe"] = Stage("probe", ProbeStage(experiment.probe), {"net": net})
+    return {name: sealed_alone(stage) for name, stage in found.items()}
+
+
+def _attention(
+    config: Any,
+    nets: Nets,
+    batches: Iterable[Batch],
+    aligned: np.ndarray,
+    put: Callable[[Batch], Batch],
+) -> dict[str, Any]:
+    (first, first_variables), (second, second_variables) = nets["first"], nets["second"]
+    return attention.compare_attention(
+        ((first, config.first), (second, config.second)),
+        (first_variables, second_variables),
+        batches,
+        aligned=aligned.reshape(-1),
+        examples=config.examples,
+        put=put,
+    )
+
+
+def _probe(
+    config: Any,
+    nets: Nets,
+    batches: Iterable[Batch],
+    aligned: np.ndarray,
+    put: Callable[[Batch], Batch],
+) -> dict[str, Any]:
+    return probes.probe(
+        (*nets["net"], config.taps),
+        batches,
+        aligned=aligned,
+        examples=config.examples,
+        folds=config.folds,
+        seed=config.seed,
+        put=put,
+    )
+
+
+RESULTS = {"attention": _attention, "probe": _probe}
+
+
+def _check_attention(one: Stage, tried: set[str]) -> None:
+    """Raises UnknownName and ValueError for maps that cannot be compared."""
+    config = one.config.attention
+    batch, nets = _opened(one, tried)
+    if nets:
+        attention.check(config.examples)
+        readers = (nets["first"], config.first), (nets["second"], config.second)
+        attention.layer_pairs(readers, batch)
+
+
+def _check_probe(one: Stage, tried: set[str]) -> None:
+    """Raises UnknownName and ValueError for layers that cannot be probed."""
+    config = one.config.probe
+    batch, nets = _opened(one, tried)
+    for net in nets.values():
+        probes.check(config.examples, config.folds)
+        for name, tap in net.shapes(batch, config.taps).taps.items():
+            jax.eval_shape(lambda x, name=name: collect.pooled(name, x, None, "mean"), tap)
+
+
+def _opened(one: Stage, tried: set[str]) -> tuple[Batch, dict[str, Net]]:
+    """(a batch of the split, the nets of the inputs); no nets where it was tried with the like."""
+    config, data = getattr(one.config, one.kind), data_of(one)
+    made = {name: (s.config.data, s.config.model) for name, s in one.inputs.items()}
+    key = json.dumps([one.kind, *map(as_dict, (config, data, made))], sort_keys=True)
+    source = pipeline.open_data(data).source(config.split)
+    if key in tried:
+        return {}, {}
+    tried.add(key)
+    nets = {name: loop.net_of(*spec) for name, spec in made.items()}
+    for net in nets.values():
+        source.require(net.view, net.architecture.rows())
+    return pipeline.eval_batches(source, 1)[0], nets
+
+
+CHECKS = {"attention": _check_attention, "probe": _check_probe}
