@@ -81,7 +81,7 @@ class KernelWhitening(Debiaser):
         """Learns the weights of the batch, saves them with its features, weighs the losses."""
         real = batch["real"] > 0
         features = jax.lax.stop_gradient(outputs["student"].features)
-        features = jnp.where(real[:, None], features, 0).astype(now.memory["features"].dtype)
+        features = jnp.where(real[:, None], features, 0)
         weights, left = self._learn(features, real, now.memory)
         memory = self._save(features, weights, real, now)
         metrics = {"decorrelation": left, "largest_weight": jnp.max(jnp.where(real, weights, 0))}

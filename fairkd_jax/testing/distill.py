@@ -154,8 +154,7 @@ def _types(tree):
 
 def test_nets_that_compute_in_bfloat16_get_float32_losses(method):
     def half(outputs):
-        small = {name: x.astype(jnp.bfloat16) for name, x in outputs.taps.items()}
-        return outputs.replace(features=outputs.features.astype(jnp.bfloat16), taps=small)
+        return outputs.replace(taps={k: x.astype(jnp.bfloat16) for k, x in outputs.taps.items()})
 
     params, student, teachers, made, now = setting(method)
     nets = half(student), tuple(map(half, teachers))
