@@ -35,6 +35,7 @@ ADDED = {  # what a command contains: flags that make it small; the last of two 
     "--data=pairs": "--rows=1000 --seq=16",
     "--mode=kd_table": TINY,
     "--mode=erm": TINY,
+    "--debias=lff": "--image=8 --batch=2 --steps=2 --warmup=1",
     "--compile_only": f"{TINY} --fake_devices=4 --fsdp=2 --batch=4",
     "--table": f"{TINY} --family=resnet --image=8",
 }
