@@ -127,6 +127,7 @@ def test_a_damaged_object_is_told_and_done_again(launch, bucket, unbroken):
     pandas.testing.assert_frame_equal(there(workdir), unbroken, check_exact=True)
 
 
+@pytest.mark.slow
 def test_two_processes(launch, bucket, unbroken):
     flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
     workdir = bucket / "two"

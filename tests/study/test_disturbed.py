@@ -192,7 +192,7 @@ def damage(path: pathlib.Path, how: int, rng: np.random.Generator) -> None:
     path.write_bytes(content if how == 0 else content[: len(content) // 2] if how == 1 else b"")
 
 
-@times(6, 60)
+@times(3, 60)
 def test_damaged_files_are_named_and_what_they_hold_is_done_again(
     launch, unbroken, half, tmp_path, times
 ):
