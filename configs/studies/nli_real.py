@@ -41,7 +41,6 @@ LOSSES = (
     {"name": "erm"},
     {"name": "bias_reweight"} | OVERLAP,
     {"name": "poe"} | OVERLAP,
-    {"label": "poe, annealed", "debias": {"name": "poe", "anneal_to": 0.8} | OVERLAP},
     {"name": "learned_mixin"} | OVERLAP,
     {
         "label": "learned_mixin, entropy",
