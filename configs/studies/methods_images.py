@@ -6,8 +6,9 @@
 
 The digits of `quickstart.py`, and its nets. Of each method a teacher, the student alone and the
 student distilled from it, six seeds. A teacher's learning rate, its weight decay and its method's
-own options are chosen by worst group on the validation split; the students' rates are those of
-`quickstart.py`, the options of their method those of the teacher. Left out are the methods that
+own options are chosen by worst group on the validation split (`configs/tuned` holds what was chosen
+for the README); the students' rates are those of `quickstart.py`, the options of their method those
+of the teacher. Left out are the methods that
 need two sentences or attention.
 """
 

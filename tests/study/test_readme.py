@@ -30,6 +30,8 @@ ADDED = {  # what a command contains: flags that make it small; the last of two 
     "launch/compare.py": "--workdir=runs/temperature --examples=16",
     "launch/export.py": "--workdir=runs/temperature",
     "launch/report.py": "--workdir=runs/temperature",
+    "--study=methods_images": "--study=temperature-smoke",
+    "--tuned=": "--config=configs/studies/methods_images.py:erm --dry_run",
     "launch/data.py": "--part",  # of an archive of a few pairs
     "--verify": "--workdir=runs/temperature",
     "--data=pairs": "--rows=1000 --seq=16",
