@@ -8,8 +8,7 @@ The digits of `quickstart.py`, and its nets. Of each method a teacher, the stude
 student distilled from it, six seeds. A teacher's learning rate, its weight decay and its method's
 own options are chosen by worst group on the validation split (`configs/tuned` holds what was chosen
 for the README); the students' rates are those of `quickstart.py`, the options of their method those
-of the teacher. Left out are the methods that
-need two sentences or attention.
+of the teacher. Left out are the methods that need two sentences or attention.
 """
 
 from fairkd_jax.config import Data, Experiment, Mix, Optim, Role, Study, Train, as_config_dict
