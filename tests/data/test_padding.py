@@ -16,8 +16,6 @@ from fairkd_jax.data.source import Source
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.train import log, loop
 
-pytestmark = pytest.mark.quick
-
 
 class Counts(Encoder):
     """A number n as n tokens."""

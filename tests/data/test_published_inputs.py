@@ -14,8 +14,6 @@ from fairkd_jax.data.views.wordpiece import Wordpiece
 from fairkd_jax.types import Inputs
 from tests.data.test_text import files, lower_casing_unigram, pairs
 
-pytestmark = pytest.mark.quick
-
 WORDS = [
     "[PAD]",
     "[UNK]",

@@ -10,8 +10,6 @@ import pytest
 
 from fairkd_jax import losses
 
-pytestmark = pytest.mark.quick
-
 TEMPERATURES = (0.05, 1.0, 20.0, 1000.0)
 
 

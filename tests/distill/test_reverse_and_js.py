@@ -12,8 +12,6 @@ from test_divergence import TEMPERATURES, assert_near, pairs
 
 from fairkd_jax import losses
 
-pytestmark = pytest.mark.quick
-
 KINDS = {
     "reverse": losses.reverse_kl_divergence,
     "jensen_shannon": losses.jensen_shannon_divergence,

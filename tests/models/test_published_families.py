@@ -10,8 +10,6 @@ from fairkd_jax.models.net import families, make_net
 from fairkd_jax.registry import UnknownName
 from tests.models.test_pretrained import FACTS, SMALL, published, random_variables, small
 
-pytestmark = pytest.mark.quick
-
 
 def configured(tmp_path, **config):
     (tmp_path / "config.json").write_text(json.dumps(config))

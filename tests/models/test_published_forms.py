@@ -18,8 +18,6 @@ from tests.models.test_pretrained import (
     write,
 )
 
-pytestmark = pytest.mark.quick
-
 
 def test_label_names_are_found_where_they_are(tmp_path, caplog):
     tensors, net = published("bert", tmp_path), small("bert")

@@ -8,8 +8,6 @@ import pytest
 from fairkd_jax.models import pretrained, weights
 from tests.models.test_pretrained import TASK, published, small
 
-pytestmark = pytest.mark.quick
-
 
 def head_of(tmp_path, config, label_map=None):
     """The bias of the head that is taken, and that in the file."""

@@ -10,8 +10,6 @@ from fairkd_jax.models.bert import Bert
 from fairkd_jax.models.net import make_net
 from tests.models.test_pretrained import FACTS, TASK, assert_equal, random_variables, small
 
-pytestmark = pytest.mark.quick
-
 
 def saved(name, tmp_path, **config):
     """(the net, its variables, the spec that starts from them)."""

@@ -17,8 +17,6 @@ from fairkd_jax.models.vit import ViT
 from fairkd_jax.registry import UnknownName
 from tests.models.test_pretrained import FACTS, assert_equal, random_variables, small, write
 
-pytestmark = pytest.mark.quick
-
 SMALL = {"img_size": [8, 8], "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2}
 DISTILLED = "deit_tiny_distilled_patch16_224"
 

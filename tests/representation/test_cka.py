@@ -11,8 +11,6 @@ import scipy.stats
 from fairkd_jax.representation import cka
 from fairkd_jax.representation.cka import Moments, hsic, linear_cka
 
-pytestmark = pytest.mark.quick
-
 BOTH = pytest.mark.parametrize("debiased", [True, False])
 
 
