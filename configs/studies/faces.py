@@ -9,7 +9,7 @@ In training nine of ten men are under 20 and nine of ten women are not, chosen f
 are there; validation and test are as they are. `natural` trains on all faces as they are: there age
 says next to nothing of gender. `--config.experiment.data.set.attribute=white` takes another
 shortcut. Teacher ResNet-32, student ResNet-20, 32 x 32 pixels, from scratch. `methods` compares
-eleven methods instead, in the nets of `quickstart.py`, with options as their papers have them.
+eleven methods instead, at 16 x 16 pixels in the nets of `quickstart.py`, with options as in papers.
 """
 
 from fairkd_jax.config import (
@@ -52,11 +52,11 @@ def get_config(faces: str = ""):
     folder, _, kind = faces.partition(",")
     if kind not in KINDS:
         raise ValueError(f"faces.py:{faces}: expected FOLDER, FOLDER,natural or FOLDER,methods")
-    methods, compare = ("erm", "group_dro"), Compare(first=BLOCKS, second=BLOCKS)
+    methods, compare, size = ("erm", "group_dro"), Compare(first=BLOCKS, second=BLOCKS), 32
     teacher = Role({"name": "resnet", "preset": "cifar32"}, OPTIM, TRAIN)
     student = Role({"name": "resnet", "preset": "cifar20"}, OPTIM, TRAIN)
     if kind == "methods":
-        methods, compare = METHODS, Compare()
+        methods, compare, size = METHODS, Compare(), 16
         teacher = Role({"name": "resnet", "preset": "mini"}, OPTIM, SMALL)
         student = Role({"name": "resnet", "preset": "tiny"}, OPTIM, SMALL)
     return as_config_dict(
@@ -65,7 +65,7 @@ def get_config(faces: str = ""):
             seeds=3,
             experiment=Experiment(
                 data=Data(
-                    set=defaults("sets", "utkface") | {"data_dir": folder, "size": 32},
+                    set=defaults("sets", "utkface") | {"data_dir": folder, "size": size},
                     views={"image": defaults("views", "image") | {"mean": (), "std": ()}},
                     correlation=None if kind == "natural" else CORRELATION,
                     strength_seed=0,  # the same faces for all seeds
