@@ -20,6 +20,13 @@ jax.config.update("jax_num_cpu_devices", 8)
 # What tests keep of data is kept from one module to the next, and no longer.
 CACHE = tempfile.TemporaryDirectory(prefix="fairkd_jax_tests")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
+# Launchers that tests start compile the same programs again and again; this process, which has
+# imported JAX, keeps none.
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": f"{CACHE.name}/programs",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 # Tests compile much and compute little: this makes compiling several times cheaper.
 jax.config.update("jax_disable_most_optimizations", True)
 
