@@ -88,7 +88,10 @@ def test_a_config_builds(path, folders):
 )
 def test_a_config_takes_two_steps(path, folders, tmp_path):
     study = plan.smoke(load(path, folders))
-    two = {"teacher.train.steps": 2, "teacher.train.select": "last"}
+    teachers = [
+        f"teachers.{name}" if name else "teacher" for name in plan.teachers_of(study.experiment)
+    ]
+    two = {f"{one}.train.{k}": v for one in teachers for k, v in (("steps", 2), ("select", "last"))}
     study = Study(**{**vars(study), "experiment": update(study.experiment, two)})
     planned = check.check(study)
     place = stage.Place(tmp_path, sharding.make_mesh(devices=jax.devices()[:1]))

@@ -14,7 +14,7 @@ from conftest import ROOT
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("hatchling") is None, reason="needs hatchling"
 )
-SCRIPTS = ("study", "train", "report", "compare", "export", "benchmark", "data")
+SCRIPTS = ("study", "train", "report", "compare", "export", "benchmark", "data", "tune")
 
 
 def python(*arguments: str, **options) -> subprocess.CompletedProcess:

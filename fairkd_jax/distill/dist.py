@@ -33,7 +33,7 @@ def apart(
     x, y = (jnp.moveaxis(v, axis, -1) for v in (x, y))
     product = (geometry.length(x) * geometry.length(y))[..., 0]
     half = jnp.sum((geometry.unit(x) - geometry.unit(y)) ** 2, axis=-1) / 2
-    return jnp.where(product > 0, product * half / (product + EPSILON), 1.0)
+    return (product * half + EPSILON) / (product + EPSILON)
 
 
 @struct.dataclass

@@ -24,12 +24,11 @@ from absl import flags
 
 from fairkd_jax import buckets
 from fairkd_jax.config import Study
-from fairkd_jax.launch import configs, folders, runtime
+from fairkd_jax.launch import configs, dryrun, folders, runtime
 from fairkd_jax.report import html
 from fairkd_jax.study import check, execute, plan, tune, verify
 from fairkd_jax.train.trackers import TRACKERS
 
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what is done and what is missing, and end.")
 TUNED = flags.DEFINE_string("tuned", None, "What fairkd-tune chose for the values of its axis.")
 VERIFY = flags.DEFINE_bool("verify", False, "Read all of the folder, say what is wrong, and end.")
 TRACK = {
@@ -40,6 +39,7 @@ TRACK = {
 flags.adopt_module_key_flags(runtime)
 flags.adopt_module_key_flags(folders)
 flags.adopt_module_key_flags(configs)
+flags.adopt_module_key_flags(dryrun)
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     study = plan.smoke(study) if configs.SMOKE.value else study
     given = configs.given()
     mesh = runtime.start(workdir)
-    if DRY_RUN.value:
+    if dryrun.DRY_RUN.value:
         print(execute.table_of_stages(check.check(study, given), workdir))
         return
     told = tuple(name for name, flag in TRACK.items() if flag.value)

@@ -16,17 +16,17 @@ import jax
 from absl import flags
 
 from fairkd_jax.config import Study
-from fairkd_jax.launch import configs, folders, runtime
+from fairkd_jax.launch import configs, dryrun, folders, runtime
 from fairkd_jax.study import execute, tune
 
 TRIALS = flags.DEFINE_integer("trials", 8, "Settings of each value of the axis.", lower_bound=1)
 SEEDS = flags.DEFINE_integer("seeds", 2, "Nets of each setting.", lower_bound=1)
-ROLE = flags.DEFINE_enum("role", "teacher", tune.ROLES, "Whose net is trained and scored.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what is done and what is missing, and end.")
+WHOSE = flags.DEFINE_enum("whose", "teacher", tune.ROLES, "Whose net is trained and scored.")
 
 flags.adopt_module_key_flags(runtime)
 flags.adopt_module_key_flags(folders)
 flags.adopt_module_key_flags(configs)
+flags.adopt_module_key_flags(dryrun)
 
 
 def main(argv: list[str]) -> None:
@@ -34,9 +34,9 @@ def main(argv: list[str]) -> None:
     del argv
     workdir = folders.workdir()
     study = configs.asked(Study)
-    asked = tune.trials(study, ROLE.value, TRIALS.value, SEEDS.value)
+    asked = tune.trials(study, WHOSE.value, TRIALS.value, SEEDS.value)
     mesh = runtime.start(workdir)
-    if DRY_RUN.value:
+    if dryrun.DRY_RUN.value:
         runs = [run for trial in asked for run in trial.runs]
         print(execute.table_of_stages(runs, workdir))
         return
