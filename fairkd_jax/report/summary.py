@@ -59,11 +59,18 @@ def markdown(table: pd.DataFrame) -> str:
     names = table[keys].drop_duplicates().agg(" ".join, axis=1).str.strip()
     parts = [part.set_index("comparison") for _, part in table.groupby(keys, sort=False)]
     last, metric = parts[-1], parts[-1]["metric"].iloc[0]
-    columns = {f"teacher, {name}": part["teacher"] for name, part in zip(names, parts)}
     order = last.index[
         sorted(range(len(last)), key=lambda i: -_merit(metric, last["teacher"].iloc[i]))
     ]
-    head = ["", "attributes", *columns, "its gain", "distilled", "distillability", "verdict"]
+    head = [
+        "",
+        "attributes",
+        *(f"teacher, {name}" for name in names),
+        "its gain",
+        "distilled",
+        "distillability",
+        "verdict",
+    ]
     rows = [head, ["---"] * len(head)]
     for comparison in order:
         cells = [_cell(part.loc[comparison], "teacher") for part in parts]

@@ -209,9 +209,12 @@ def write(study: Study, table: pd.DataFrame, workdir: Path) -> Path:
 def tuned(study: Study, path: Path) -> Study:
     """The study with the options that were chosen for each value of its axis.
 
-    Raises UnknownName for a value that the file does not know, ValueError for another study.
+    Raises UnknownName for a value that the file does not know, ValueError for another study, or
+    for what is no such file.
     """
-    told = files.read_json(path)
+    told = files.read_json(path) if path.is_file() else {}
+    if not isinstance(told, Mapping) or not {"study", "chosen"} <= {*told}:
+        raise ValueError(f"{path} is no file that fairkd-tune wrote, tuned/NAME.json")
     if told["study"] != study.name:
         raise ValueError(
             f"{path} holds what was chosen for study {told['study']!r}, not {study.name!r}"

@@ -169,13 +169,15 @@ def test_what_learns_nothing_itself_is_0_where_the_teachers_are_the_student(meth
         return
     same = tuple(student.replace(name=x.name) for x in teachers)
     (loss, (per_example, _)), (_, grads) = run(method, params, student, same, made, now)
-    # exactly, but for what normalises: that is compiled otherwise for student and teacher, and an
-    # epsilon in a denominator, as authors have it, moves a correlation of 1
-    normalises = method.reads == "inside" or method.couples_examples
+    # exactly; but features are normalised by what is compiled otherwise for student and teacher,
+    # and an epsilon of DIST's authors moves a correlation of 1 over few examples
+    of_loss, of_gradient = (1e-12, 1e-7) if method.reads == "inside" else (0, 0)
+    if method.reads == "logits" and method.couples_examples:
+        of_loss, of_gradient = 1e-4, 1e-3
     for x in (loss, per_example):
-        np.testing.assert_allclose(x, 0, atol=1e-4 if normalises else 0)
+        np.testing.assert_allclose(x, 0, atol=of_loss)
     for x in jax.tree.leaves(grads):
-        np.testing.assert_allclose(x, 0, atol=1e-3 if normalises else 0)
+        np.testing.assert_allclose(x, 0, atol=of_gradient)
 
 
 def test_a_method_reads_only_what_it_says(method):

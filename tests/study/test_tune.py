@@ -110,6 +110,8 @@ def test_a_study_takes_what_was_chosen_for_the_values_of_its_axis(tmp_path):
     )
     untouched = next(r for r in plan.runs(asked) if r.debias["name"] == "group_dro")
     assert by_name["group_dro"].net.identity == untouched.net.identity
+    with pytest.raises(ValueError, match=r"none\.json is no file that fairkd-tune wrote"):
+        tune.tuned(asked, tmp_path / "none.json")
     with pytest.raises(ValueError, match="not 'other'"):
         tune.tuned(study(name="other"), path)
     with pytest.raises(UnknownName, match="lff"):
