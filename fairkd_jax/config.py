@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
+from fairkd_jax import analyses
+from fairkd_jax.analyses import Attention, Compare, Probe
 from fairkd_jax.parsing import as_config_dict as as_config_dict
 from fairkd_jax.parsing import as_dict as as_dict
 from fairkd_jax.parsing import content_of, update
@@ -89,43 +91,6 @@ class Evaluation:
     set: Plugin | None = dataclasses.field(default=None, metadata={"room": "sets"})
     splits: tuple[str, ...] = ("test",)
     batch_size: int = 512
-
-
-@dataclasses.dataclass(frozen=True)
-class Compare:
-    """Layers of two nets to compare inside, on aligned and on conflicting examples of a split."""
-
-    split: str = "test"
-    first: str = ""  # regular expression over the first net's tap names; "": no comparison
-    second: str = ""
-    examples: int = 512  # at most, of each kind
-    batch_size: int = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class Attention:
-    """Attention maps of two nets to compare, on aligned and on conflicting examples of a split.
-
-    Of nets without attention, where what layers put out is active: name these, ".*/out".
-    """
-
-    split: str = "test"
-    first: str = ""  # regular expression over the first net's taps, ".*_probs"; "": no comparison
-    second: str = ""
-    examples: int = 512  # at most, of each kind
-    batch_size: int = 64  # maps of all layers of a batch are in memory together
-
-
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """Layers of a net to read label and attribute from; see `representation/probes.py`."""
-
-    split: str = "test"
-    taps: str = ""  # regular expression over every net's tap names; "": no probes
-    examples: int = 512  # at most, of each kind
-    folds: int = 5
-    seed: int = 0  # of folds and of the control task
-    batch_size: int = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,27 +231,6 @@ class EvaluateStage:
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareStage:
-    """CKA of the layers of inputs "first" and "second"."""
-
-    compare: Compare
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionStage:
-    """Divergence of the attention maps of inputs "first" and "second"."""
-
-    attention: Attention
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeStage:
-    """Probes for label and attribute on the layers of the net of input "net"."""
-
-    probe: Probe
-
-
-@dataclasses.dataclass(frozen=True)
 class Stage:
     """Work that is done once.
 
@@ -371,9 +315,6 @@ KINDS = {
     "infer": InferStage,
     "refit": RefitStage,
     "evaluate": EvaluateStage,
-    "compare": CompareStage,
-    "attention": AttentionStage,
-    "probe": ProbeStage,
-}
+} | analyses.STAGES
 TABLES = ("table", "infer")  # kinds of stages that leave a table
 NETS = ("train", "refit")  # kinds of stages that end a net's training

@@ -16,6 +16,7 @@ ORDER = [
     {"hub", "sources"},
     {"recipe"},
     {"parsing"},
+    {"analyses"},
     {"config", "sharding", "losses", "geometry", "processes"},
     {"data"},
     {"models"},

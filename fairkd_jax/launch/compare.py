@@ -12,7 +12,8 @@ import json
 
 from absl import flags
 
-from fairkd_jax.config import Compare, CompareStage, Stage
+from fairkd_jax.analyses import Compare, CompareStage
+from fairkd_jax.config import Stage
 from fairkd_jax.launch import folders, runtime
 from fairkd_jax.study import reads, stage, stored
 

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairkd_jax.config import AttentionStage, Experiment, ProbeStage, Stage, as_dict
+from fairkd_jax.analyses import AttentionStage, ProbeStage
+from fairkd_jax.config import Experiment, Stage, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.models.net import Net
 from fairkd_jax.representation import attention, collect, probes

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fairkd_jax import registry
+from fairkd_jax.analyses import CompareStage
 from fairkd_jax.config import (
-    CompareStage,
     Data,
     EvaluateStage,
     Experiment,
