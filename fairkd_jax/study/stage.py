@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from fairkd_jax import files, processes, sharding
+from fairkd_jax import compiled, files, processes, sharding
 from fairkd_jax.config import TABLES, Stage, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table, write_table
@@ -106,7 +106,7 @@ def _closed(stage: Stage, place: Place, say: bool = False) -> bool:
 
 
 def _run(stage: Stage, place: Place, claim: Claim) -> None:
-    path, start = place.folder(stage), time.perf_counter()
+    path, start, before = place.folder(stage), time.perf_counter(), compiled.spent()
 
     def guard() -> None:
         claim.guard()
@@ -121,8 +121,8 @@ def _run(stage: Stage, place: Place, claim: Claim) -> None:
 
     def end() -> None:
         guard()
-        seconds = round(time.perf_counter() - start, 3)
-        stored.close(path, {"seconds": seconds, "examples": examples})
+        cost = {"seconds": round(time.perf_counter() - start, 3), "examples": examples}
+        stored.close(path, cost | (compiled.spent() - before).told())
 
     processes.lead(begin)
     examples = KINDS[stage.kind](stage, place, guard)
