@@ -7,6 +7,7 @@ for each kind of machine.
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import platform
 from typing import Any
@@ -39,6 +40,18 @@ def keep(folder: pathlib.Path) -> None:
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }.items():
         jax.config.update(name, value)
+
+
+def order_for_memory() -> None:
+    """Has XLA's compiler for CPUs order a program's operations for memory; before JAX is used.
+
+    Otherwise it orders them so that many may run at once: all parameters that are split are then
+    gathered before the first is used, and all blocks computed anew before the first gradient. On
+    two cores that order is worth 3 % of the time of a ResNet's step and none of a BERT's.
+    """
+    name = "--xla_cpu_enable_concurrency_optimized_scheduler"
+    if name not in (flags := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{flags} {name}=false".strip()
 
 
 def _machine() -> str:

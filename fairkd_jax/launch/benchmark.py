@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
     if TABLE.value:
         print_table(argv)
         return
-    mesh = runtime.start()
+    mesh = runtime.start(tight=bool(flags.FLAGS.remat))
     if DATA.value:
         print_data(mesh)
         return

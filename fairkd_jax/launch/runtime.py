@@ -58,12 +58,15 @@ TOLD = (ValueError, RuntimeError, ArithmeticError, ImportError, flags.Error)
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
-def start(workdir: Path | None = None) -> Mesh:
+def start(workdir: Path | None = None, *, tight: bool = False) -> Mesh:
     """Devices, other hosts and the mesh as the flags say; call it before anything else uses JAX.
 
+    `tight`: memory matters more than time, as it does where parameters are split.
     Raises TimeoutError naming the hosts that do not report in time, and `rollcall.NotShared` naming
     those that do not see the work folder of process 0.
     """
+    if tight or FSDP.value > 1:
+        compiled.order_for_memory()
     if FAKE_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", FAKE_DEVICES.value)
