@@ -25,6 +25,7 @@ from fairkd_jax.evaluation.sums import Sums
 from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net
 from fairkd_jax.models.transfer import transfer
+from fairkd_jax.representation import measure
 from fairkd_jax.representation.compare import compare_nets
 from fairkd_jax.study import borrow, decided, inferred, inside, reads, stored
 from fairkd_jax.study.claim import Claim, claimed
@@ -342,6 +343,7 @@ def _compare(stage: Stage, place: Place, guard: Guard) -> int:
         second_taps=config.second,
         examples=config.examples,
         put=place.put,
+        measures=measure.build(config.measures),
     )
     if jax.process_index() == 0:
         files.write_json(folder / "result.json", result)
