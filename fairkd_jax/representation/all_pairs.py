@@ -88,14 +88,14 @@ def value_of_rows(
 
 def put(values: Any, mesh: Mesh | None) -> Any:
     """Host values on every device of a mesh."""
-    return jax.deviceput(values, replicated(mesh) if mesh else None)
+    return jax.device_put(values, replicated(mesh) if mesh else None)
 
 
 def get(found: Any, mesh: Mesh | None) -> Any:
     """On the host what the devices of a mesh hold."""
     if mesh and jax.process_count() > 1:
         found = jax.jit(lambda x: x, out_shardings=replicated(mesh))(found)
-    return jax.deviceget(found)
+    return jax.device_get(found)
 
 
 @functools.partial(jax.jit, static_argnames="measure")

@@ -25,14 +25,10 @@ def measure(plugin):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def between(measure, x, y, mask):
-    return measure.between(x, y, mask)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def without_some(measure, x, y, mask, fewer):
-    a, b = (measure.settle(measure.relate(z, mask), fewer) for z in (x, y))
-    return measure.pair(a, b, fewer)
+def between(measure, x, y, mask, some):
+    """Of the examples `some` of those with mask 1."""
+    a, b = (measure.settle(measure.relate(z, mask), some) for z in (x, y))
+    return measure.pair(a, b, some)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -63,7 +59,8 @@ def padded(x, at=slice(0, THERE), value=0.0):
 def value(measure: Measure, x, y, at=slice(0, THERE), garbage=0.0) -> float:
     mask = padded(np.ones((len(x), 1), x.dtype), at)[:, 0]
     with jax.enable_x64(x.dtype == np.float64):
-        return float(between(measure, padded(x, at, garbage), padded(y, at, garbage), mask))
+        x, y = padded(x, at, garbage), padded(y, at, garbage)
+        return float(between(measure, x, y, mask, mask))
 
 
 def changed(invariance: str, x: np.ndarray, seed: int) -> np.ndarray:
@@ -169,7 +166,7 @@ def test_leaving_examples_out(measure):
     mask = (np.arange(ROWS) < THERE).astype(float)
     fewer = mask * (np.arange(ROWS) % 8 != 3)
     with jax.enable_x64(True):
-        found = float(without_some(measure, padded(x), padded(y), mask, fewer))
+        found = float(between(measure, padded(x), padded(y), mask, fewer))
     kept = fewer[:THERE] > 0
     at = np.flatnonzero(fewer)
     wanted = value(measure, x[kept], y[kept], at)
