@@ -21,7 +21,7 @@ from fairkd_jax.representation import kernels
 from fairkd_jax.representation.cka import Moments, _varies
 from fairkd_jax.representation.kinds import BLOCKS, jackknifed
 from fairkd_jax.representation.measure import Measure
-from fairkd_jax.sharding import replicated
+from fairkd_jax.sharding import put_replicated, replicated
 from fairkd_jax.types import Array
 
 Layers = Mapping[str, Float[Array, "N _"]]
@@ -87,8 +87,8 @@ def value_of_rows(
 
 
 def put(values: Any, mesh: Mesh | None) -> Any:
-    """Host values on every device of a mesh."""
-    return jax.device_put(values, replicated(mesh) if mesh else None)
+    """Host values on every device of a mesh, on one without."""
+    return put_replicated(values, mesh) if mesh else jax.device_put(values)
 
 
 def get(found: Any, mesh: Mesh | None) -> Any:

@@ -17,7 +17,7 @@ from fairkd_jax.models.net import Net
 from fairkd_jax.representation import all_pairs
 from fairkd_jax.representation.all_pairs import Found
 from fairkd_jax.representation.collect import columns_of, taps_of
-from fairkd_jax.representation.held import Rows, Sums, size_of_rows, size_of_sums
+from fairkd_jax.representation.held import ROOM, Rows, Sums, size_of_rows, size_of_sums
 from fairkd_jax.representation.kinds import KINDS, Chosen
 from fairkd_jax.representation.measure import Measure
 from fairkd_jax.representation.similarity.cka import CKA
@@ -48,9 +48,10 @@ def compare_nets(
 
     `aligned` says for each group whether the shortcut is right there; the first `examples` of each
     kind are read, and no batch after them. `first_taps` and `second_taps` are regular expressions
-    over tap names. Where all measures stream, sums over examples are held instead of features if
-    they are smaller (`streamed`: whatever is smaller). Returned, for each kind "aligned" and
-    "conflicting":
+    over tap names. Where all measures stream and features would take more than a gibibyte, sums
+    over examples are held instead if they are smaller (`streamed`: whatever is smaller); rows are
+    then shuffled within batches, and blocks of the jackknife are batches. Returned, for each kind
+    "aligned" and "conflicting":
 
     <kind>, <kind>_biased   float [L1, L2], debiased and biased CKA; NaN for fewer than 4 examples,
                             and where CKA is undefined
@@ -108,7 +109,8 @@ def _holder(
     widths = [[x.shape[1] for x in net.values()] for net in taps]
     if streamed is None:
         streamed = all(one.streams for one in measures.values())
-        streamed = streamed and size_of_sums(widths) < size_of_rows(widths, examples)
+        rows = size_of_rows(widths, examples)
+        streamed = streamed and rows > ROOM and size_of_sums(widths) < rows
     return Sums(mesh, seed) if streamed else Rows(examples, mesh)
 
 

@@ -9,6 +9,7 @@ either; nothing of the size of features leaves the devices.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,10 @@ from jaxtyping import Float, Int
 
 from fairkd_jax.representation.cka import Moments
 from fairkd_jax.representation.kinds import BLOCKS, KINDS
-from fairkd_jax.sharding import replicated
+from fairkd_jax.sharding import divisible, put_replicated
 from fairkd_jax.types import Array
 
+ROOM = 2**28  # numbers: features that are no more, a gibibyte, are held rather than sums
 Taps = Mapping[str, Float[Array, "B _"]]
 
 
@@ -36,19 +38,14 @@ class Rows:
     @property
     def size(self) -> int:
         """Rows of a buffer: the examples, and padding so that they divide over the devices."""
-        return (
-            self.examples
-            if self.mesh is None
-            else -(-self.examples // self.mesh.size) * (self.mesh.size)
-        )
+        return divisible(self.examples, self.mesh) if self.mesh else self.examples
 
     def add(
         self, taps: Sequence[Taps], kind: Int[np.ndarray, "B"], place: Int[np.ndarray, "B"]
     ) -> None:
         """A batch; example i is the `place[i]`-th of its kind, kind -1: it is not wanted."""
         wanted = np.where(kind < 0, len(KINDS), kind).astype(np.int32)  # out of bounds: dropped
-        out = replicated(self.mesh) if self.mesh else None
-        at = jax.device_put((wanted, place.astype(np.int32)), out)
+        at = _put((wanted, place.astype(np.int32)), self.mesh)
         for held, found in zip(self.nets, taps):
             for name, x in found.items():
                 if name not in held:
@@ -59,6 +56,10 @@ class Rows:
         """The layers of both nets for one kind of example."""
         i = KINDS.index(kind)
         return tuple({k: _take(x, i) for k, x in held.items()} for held in self.nets)
+
+
+def _put(values: Any, mesh: Mesh | None) -> Any:
+    return put_replicated(values, mesh) if mesh else jax.device_put(values)
 
 
 def _empty(shape: tuple[int, ...], mesh: Mesh | None) -> JaxArray:
@@ -94,11 +95,10 @@ class Sums:
         """A batch; kind -1: an example that is not wanted."""
         del place  # sums know no order
         first, second = taps
-        out = replicated(self.mesh) if self.mesh else None
         masks = np.float32(kind == np.arange(len(KINDS))[:, None])
         order = shuffled(kind, np.random.default_rng([self.seed, self.batches]))
         block = np.int32(self.batches % BLOCKS)
-        masks, order, block = jax.device_put((masks, order, block), out)
+        masks, order, block = _put((masks, order, block), self.mesh)
         for a, x in first.items():
             for b, y in second.items():
                 if (a, b) not in self.pairs:

@@ -24,9 +24,9 @@ from fairkd_jax.types import Array
 class Spectrum:
     """A covariance's directions, most variance first."""
 
-    vectors: Float[Array, "D D"]  # columns
-    values: Float[Array, "D"]  # sums of squares; 0 behind the rank
-    n: Shaped[Array, ""]  # examples
+    vectors: Array  # [D, D], columns
+    values: Array  # [D], sums of squares; 0 behind the rank
+    n: Array  # [], examples
 
     @property
     def rank(self) -> Shaped[JaxArray, ""]:
