@@ -19,7 +19,16 @@ from markupsafe import Markup
 from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation import metrics
-from fairkd_jax.report import chain, figures, headline, records, statistics, summary, why
+from fairkd_jax.report import (
+    chain,
+    figures,
+    headline,
+    records,
+    similarity,
+    statistics,
+    summary,
+    why,
+)
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
@@ -163,6 +172,7 @@ def _pictures(
         ),
         chain.picture(finished, comparisons, *finished.headline()[0]),
         *chain.maps(finished, comparisons),
+        *similarity.pictures(finished, comparisons),
         *why.pictures(finished, comparisons),
     ]
     return [

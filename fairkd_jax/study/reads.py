@@ -169,6 +169,12 @@ def _inside(stage: Stage) -> Files:
     yield from _split(data_of(stage).set, getattr(stage.config, stage.kind).split)
 
 
+def _compare(stage: Stage) -> Files:
+    yield from _inside(stage)
+    for spec in stage.config.compare.measures:
+        yield from _code("similarity", spec)
+
+
 KINDS = {
     "train": _train,
     "transfer": _transfer,
@@ -177,7 +183,8 @@ KINDS = {
     "infer": _infer,
     "refit": _refit,
     "evaluate": _evaluate,
-    **dict.fromkeys(("compare", "attention", "probe"), _inside),
+    "compare": _compare,
+    **dict.fromkeys(("attention", "probe"), _inside),
 }
 
 
