@@ -46,6 +46,11 @@ class Bert(Architecture):
     signature: ClassVar[str] = r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight"
     before_head: ClassVar[tuple[str, ...]] = ("pooler",)
 
+    no_edges: ClassVar[str] = (
+        "its blocks are post-LN: each sum is normalised before the next block reads it, so no"
+        " reader sees what one head or perceptron added"
+    )
+
     depth: int = 2
     width: int = 128
     heads: int = 2
