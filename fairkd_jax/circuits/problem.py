@@ -6,7 +6,7 @@ run together: so memory is bounded, and all sites of a net share one compiled pr
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,21 +60,21 @@ class Problem:
         parts = []
         for start in range(0, rows, self.at_once):
             off = self.graph.off(every[start : start + self.at_once])
-            parts.append([self._step(patched_step)(batch, off) for batch in self._placed()])
+            parts.append([self._step(patched_step)(batch, off) for batch in self._placed])
         found = [np.concatenate(jax.device_get(part), axis=1) for part in parts]
         return np.concatenate(found).astype(np.float64)[: len(kept), self.real]
 
     def first_order(self, alphas: Sequence[float]) -> Float[np.ndarray, "S N"]:
         """Scores of all sites by the gradient; see `patching.attributed_step`."""
         step, at = self._step(attributed_step), np.asarray(alphas, np.float32)
-        found = jax.device_get([step(batch, at) for batch in self._placed()])
+        found = jax.device_get([step(batch, at) for batch in self._placed])
         return np.concatenate(found, axis=1).astype(np.float64)[:, self.real]
 
     @functools.cached_property
     def ends(self) -> Float[np.ndarray, "2 N"]:
         """M of the whole net on clean inputs, and on corrupt ones."""
         found = []
-        for batch in self._placed():
+        for batch in self._placed:
             step = ends_step(self.net, self.metric, replicated_like(batch))
             found.append(jax.device_get(step(self.variables, batch)))
         return np.concatenate(found, axis=1).astype(np.float64)[:, self.real]
@@ -93,13 +93,14 @@ class Problem:
     def real(self) -> Bool[np.ndarray, "R"]:
         """Which rows of all batches are examples."""
         found = []
-        for batch in self._placed():
+        for batch in self._placed:
             copy = _copy_step(replicated_like(batch))
             found.append(jax.device_get(copy(batch["real"])) > 0)
         return np.concatenate(found)
 
-    def _placed(self) -> Iterator[Batch]:
-        return map(self.put, self.batches)
+    @functools.cached_property
+    def _placed(self) -> list[Batch]:
+        return [self.put(batch) for batch in self.batches]
 
     def _step(self, make: Callable) -> Callable[[Batch, Any], Any]:
         def call(batch: Batch, rest: Any) -> Any:
@@ -126,7 +127,7 @@ class Problem:
 
     def _means(self) -> dict[str, Array]:
         totals, positional = None, self.ablation == "mean_positional"
-        for batch in self._placed():
+        for batch in self._placed:
             out = replicated_like(batch)
             step = sums_step(self.net, self.graph, positional, self.over_padding, out)
             found = jax.device_get(step(self.variables, batch))

@@ -76,6 +76,7 @@ class Tape:
         self.saved: dict[str, jax.Array] = {}
         self.names: list[str] = []
         self.offered: set[str] = set()
+        self.seams: set[str] = set()
         self.draws = 0
 
     def wants(self, name: str) -> bool:
@@ -107,7 +108,7 @@ class Tape:
 
     def edited(self, name: str) -> bool:
         """Whether a seam of this name is edited."""
-        self.offered.add(name)
+        self.seams.add(name)
         return name in self.edits
 
     def drops(self, rate: float) -> bool:
@@ -160,6 +161,7 @@ class Tape:
         """Adds what `part` heard; `saved` are its intermediates as this trace sees them."""
         self.names += part.names
         self.offered |= part.offered
+        self.seams |= part.seams
         self.saved |= saved
         self.draws = part.draws
 
@@ -167,7 +169,8 @@ class Tape:
         """The saved intermediates."""
         for name in self.edits:
             if name not in self.names:
-                raise UnknownName(name, "intermediate to edit", {*self.names, *self.offered})
+                choices = {*self.names, *self.offered, *self.seams}
+                raise UnknownName(name, "intermediate to edit", choices)
         if self.save and not self.saved:
             choices = {*self.names, *self.offered}
             raise UnknownName(self.save, "intermediates to save", choices)

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation import metrics
-from fairkd_jax.report import chain, figures, headline, records, statistics, summary, why
+from fairkd_jax.report import chain, circuits, figures, headline, records, statistics, summary, why
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
@@ -97,6 +97,7 @@ def render(finished: Finished) -> str:
         tables=tables,
         overall=headline.overall(finished, comparisons, *finished.headline()[0]),
         pictures=_pictures(finished, comparisons, tables),
+        circuits=circuits.tables(finished, comparisons),
         evaluations={e: _every_metric(finished, comparisons, e) for e in finished.evaluations},
         inside={e: _in_domain(finished, e) for e in finished.evaluations},
         data=_data(finished),
@@ -164,6 +165,7 @@ def _pictures(
         chain.picture(finished, comparisons, *finished.headline()[0]),
         *chain.maps(finished, comparisons),
         *why.pictures(finished, comparisons),
+        *circuits.pictures(finished, comparisons),
     ]
     return [
         {"name": p.name, "alt": p.alt, "caption": p.caption, "svg": Markup(p.svg())}

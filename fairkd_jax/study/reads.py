@@ -169,6 +169,12 @@ def _inside(stage: Stage) -> Files:
     yield from _split(data_of(stage).set, getattr(stage.config, stage.kind).split)
 
 
+def _circuit(stage: Stage) -> Files:
+    yield from _inside(stage)
+    for spec in stage.config.circuit.scores.values():
+        yield from _code("scores", spec)
+
+
 KINDS = {
     "train": _train,
     "transfer": _transfer,
@@ -178,6 +184,7 @@ KINDS = {
     "refit": _refit,
     "evaluate": _evaluate,
     **dict.fromkeys(("compare", "attention", "probe"), _inside),
+    "circuit": _circuit,
 }
 
 
