@@ -206,9 +206,10 @@ def _after(first: Callable | None, by: JaxArray) -> Callable[[JaxArray], JaxArra
 
 def _zeros(net: Net, graph: Graph, variables: Any, batch: Batch) -> dict[str, JaxArray]:
     """Of the shape of what is differentiated: nodes' values, or streams as readers see them."""
-    names = graph.taps
     if isinstance(graph, Edges):
         names = tuple(step.seam for step in graph.steps if isinstance(step, Reader))
+    else:
+        names = graph.taps
     shapes = jax.eval_shape(lambda v, b: record(net, v, b, names)[1], variables, batch)
     return {name: jnp.zeros(x.shape, x.dtype) for name, x in shapes.items()}
 

@@ -16,7 +16,7 @@ from fairkd_jax.models.tape import Tape
 
 States, Bias = Float[Array, "B T D"], Float[Array, "1 N T S"]
 Places, Mask = Int[np.ndarray, " T"], Bool[Array, "#B 1 #T S"]
-Seen = Float[Array, "B T *N D"]  # a stream, or one for each head
+Seen = Float[Array, "B _ *N D"]  # a stream, or one for each head
 
 
 class Memory(NamedTuple):

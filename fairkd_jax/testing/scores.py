@@ -33,7 +33,7 @@ class Linear(nnx.Module):
 
     def __init__(self):
         kernels = np.zeros((DEPTH, WIDTH, WIDTH), np.float32)
-        kernels[0, 0, 1], kernels[1, 3, 0], kernels[2, 1, 2] = 2.0, 1.0, -1.5
+        kernels[0, 0, 1], kernels[1, 3, 0], kernels[2, 1, 2] = 2.0, 1.0, 1.5
         self.kernels = nnx.Param(jnp.asarray(kernels))
 
     def __call__(self, inputs: dict[str, Any], tape: Any) -> Outputs:
