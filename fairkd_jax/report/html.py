@@ -21,6 +21,7 @@ from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation import metrics
 from fairkd_jax.report import (
     chain,
+    circuits,
     figures,
     headline,
     records,
@@ -106,6 +107,7 @@ def render(finished: Finished) -> str:
         tables=tables,
         overall=headline.overall(finished, comparisons, *finished.headline()[0]),
         pictures=_pictures(finished, comparisons, tables),
+        circuits=circuits.tables(finished, comparisons),
         evaluations={e: _every_metric(finished, comparisons, e) for e in finished.evaluations},
         inside={e: _in_domain(finished, e) for e in finished.evaluations},
         data=_data(finished),
@@ -174,6 +176,7 @@ def _pictures(
         *chain.maps(finished, comparisons),
         *similarity.pictures(finished, comparisons),
         *why.pictures(finished, comparisons),
+        *circuits.pictures(finished, comparisons),
     ]
     return [
         {"name": p.name, "alt": p.alt, "caption": p.caption, "svg": Markup(p.svg())}

@@ -175,6 +175,12 @@ def _compare(stage: Stage) -> Files:
         yield from _code("similarity", spec)
 
 
+def _circuit(stage: Stage) -> Files:
+    yield from _inside(stage)
+    for spec in stage.config.circuit.scores.values():
+        yield from _code("scores", spec)
+
+
 KINDS = {
     "train": _train,
     "transfer": _transfer,
@@ -185,6 +191,7 @@ KINDS = {
     "evaluate": _evaluate,
     "compare": _compare,
     **dict.fromkeys(("attention", "probe"), _inside),
+    "circuit": _circuit,
 }
 
 

@@ -357,9 +357,9 @@ def _compare(stage: Stage, place: Place, guard: Guard) -> int:
 
 def _inside(stage: Stage, place: Place, guard: Guard) -> int:
     config, data = getattr(stage.config, stage.kind), data_of(stage)
-    source = pipeline.open_data(data).source(config.split)
     nets = {name: place.net(one) for name, one in stage.inputs.items()}
-    read = (net for net, _ in nets.values())
+    read = [net for net, _ in nets.values()]
+    source = inside.source_of(stage.kind, config, pipeline.open_data(data), read)
     batches = _batches(source, config.batch_size, place, *read, in_order=True)
     aligned = np.asarray(source.split.info.aligned)
     result = inside.RESULTS[stage.kind](config, nets, batches, aligned, place.put)
