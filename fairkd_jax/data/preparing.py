@@ -10,7 +10,6 @@ import fcntl
 import functools
 import io
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,8 @@ from fairkd_jax.data.prepared import Example, Original, Records, folder_of
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Path
 
+AT_ONCE = 256  # examples that are in memory
+SHARD = 50_000  # examples in a file at most
 Examples = Iterable[tuple[str, Example]]
 Watch = Callable[[str, int | None, Examples], Examples]  # (split, how many if known, examples)
 
@@ -48,39 +49,41 @@ def prepare(
 
     features = tfds.features.FeaturesDict(dict(original.features(tfds.features)))
     started = _started(original, source, part)
-
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        name = original.name
-        VERSION = tfds.core.Version(original.version)
-
-        def _info(self) -> Any:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                features=features,
-                citation=original.citation,
-                disable_shuffling=True,  # in the order of the files
-            )
-
-        def _split_generators(self, manager: Any) -> dict[str, Any]:
-            return {original.splits[split][0]: self._generate_examples(split) for split in started}
-
-        def _generate_examples(self, split: str) -> Iterator[tuple[int, Example]]:
-            examples = watch(
-                split, original.published.get(split, {}).get("examples"), started[split]
-            )
-            yield from enumerate(_checked(original, features, source, split, examples, part))
-
-    tfds.display_progress_bar(False)
-    with (
-        _alone(top / original.name),
-        tempfile.TemporaryDirectory() as nothing,
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        for left in (top / original.name).glob(f"incomplete.*{original.version}"):
+    folder = top / original.name / original.version
+    with _alone(folder.parent):
+        for left in folder.parent.glob(f"incomplete.*{original.version}"):
             files.remove(left)
-        builder = Builder(data_dir=top, file_format="array_record")
-        builder.download_and_prepare(download_dir=nothing)
-    return top / original.name / original.version
+        with tfds.core.utils.incomplete_dir(folder) as incomplete:
+            writer = _writer(original, features, incomplete)
+            writer.initialize_splits([original.splits[split][0] for split in started])
+            for split, examples in started.items():
+                total = original.published.get(split, {}).get("examples")
+                watched = watch(split, total, examples)
+                checked = _checked(original, features, source, split, watched, part)
+                while some := [*itertools.islice(checked, AT_ONCE)]:
+                    writer.add_examples({original.splits[split][0]: some})
+            writer.close_all()
+    return folder
+
+
+def _writer(original: Original, features: Any, folder: str) -> Any:
+    """What writes splits into the folder as examples come: in their order, holding none of them.
+
+    (TFDS's builders hold a split in memory to shuffle it, also where it is not to be shuffled, and
+    beyond 1000 MiB need TensorFlow.)
+    """
+    import tensorflow_datasets as tfds
+
+    identity = tfds.core.DatasetIdentity(
+        original.name, tfds.core.Version(original.version), folder, __name__
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        features=features,
+        citation=original.citation,
+        disable_shuffling=True,  # in the order of the files
+    )
+    return tfds.core.SequentialWriter(info, SHARD, file_format="array_record")
 
 
 @contextlib.contextmanager
