@@ -41,6 +41,21 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stitch:
+    """Layers of a teacher to put in the place of a student's; see `representation/stitch.py`."""
+
+    split: str = "test"  # whose examples are answered
+    fit_split: str = "val"  # to whose examples the maps between layers are fitted
+    first: str = ""  # regular expression over the first net's tap names; "": nothing is put in
+    second: str = ""
+    examples: int = 512  # at most, of each kind; and of those that maps are fitted to:
+    fit_examples: int = 1024
+    ridge: float = 1e-4  # of the maps, as a share of the mean variance of the first net's units
+    seed: int = 0  # of what is shuffled
+    batch_size: int = 64  # five answers of each example for every layer are computed together
+
+
+@dataclasses.dataclass(frozen=True)
 class CompareStage:
     """CKA of the layers of inputs "first" and "second"."""
 
@@ -61,4 +76,12 @@ class ProbeStage:
     probe: Probe
 
 
+@dataclasses.dataclass(frozen=True)
+class StitchStage:
+    """Layers of input "first", a teacher, in the place of those of input "second"."""
+
+    stitch: Stitch
+
+
 STAGES = {"compare": CompareStage, "attention": AttentionStage, "probe": ProbeStage}
+STAGES |= {"stitch": StitchStage}

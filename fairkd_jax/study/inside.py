@@ -1,6 +1,7 @@
 """What a study asks about the inside of its nets: where they look, what their layers tell.
 
-Stages of kind "attention" compare a student with each teacher, those of kind "probe" ask every net.
+Stages of kind "attention" compare a student with each teacher, those of kind "stitch" put layers of
+the teacher into it, those of kind "probe" ask every net.
 """
 
 import json
@@ -10,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairkd_jax.analyses import AttentionStage, ProbeStage
-from fairkd_jax.config import Experiment, Stage, as_dict
+from fairkd_jax.analyses import AttentionStage, ProbeStage, StitchStage
+from fairkd_jax.config import Data, Experiment, Stage, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.models.net import Net
-from fairkd_jax.representation import attention, collect, probes
+from fairkd_jax.representation import attention, collect, linear_maps, probes, stitch
 from fairkd_jax.study.reads import data_of, sealed_alone
 from fairkd_jax.train import loop
 from fairkd_jax.types import Batch
@@ -25,7 +26,7 @@ Nets = Mapping[str, tuple[Net, Any]]  # those of a stage's inputs, with their va
 def stages(experiment: Experiment, teachers: Mapping[str, Stage], net: Stage) -> dict[str, Stage]:
     """The stages about one net, by name: "attention/teacher", "probe"; none that is not asked for.
 
-    The first is named by the teacher, where it has a name.
+    Those that compare are named by the teacher, where it has a name.
     """
     found = {}
     if experiment.attention.first:
@@ -33,6 +34,11 @@ def stages(experiment: Experiment, teachers: Mapping[str, Stage], net: Stage) ->
         for name, teacher in teachers.items():
             inputs = {"first": teacher, "second": net}
             found[f"attention/{name or 'teacher'}"] = Stage("attention", config, inputs)
+    if experiment.stitch.first:
+        config = StitchStage(experiment.stitch)
+        for name, teacher in teachers.items():
+            inputs = {"first": teacher, "second": net}
+            found[f"stitch/{name or 'teacher'}"] = Stage("stitch", config, inputs)
     if experiment.probe.taps:
         found["probe"] = Stage("probe", ProbeStage(experiment.probe), {"net": net})
     return {name: sealed_alone(stage) for name, stage in found.items()}
@@ -74,7 +80,36 @@ def _probe(
     )
 
 
-RESULTS = {"attention": _attention, "probe": _probe}
+def _stitch(
+    config: Any,
+    nets: Nets,
+    to_fit: Iterable[Batch],
+    batches: Iterable[Batch],
+    aligned: np.ndarray,
+    put: Callable[[Batch], Batch],
+) -> dict[str, Any]:
+    (first, first_variables), (second, second_variables) = nets["first"], nets["second"]
+    return stitch.stitch_nets(
+        ((first, config.first), (second, config.second)),
+        (first_variables, second_variables),
+        to_fit,
+        batches,
+        aligned=aligned.reshape(-1),
+        fit_examples=config.fit_examples,
+        examples=config.examples,
+        ridge=config.ridge,
+        seed=config.seed,
+        put=put,
+    )
+
+
+RESULTS = {"attention": _attention, "probe": _probe, "stitch": _stitch}
+
+
+def also_read(config: Any, data: Data) -> tuple[pipeline.Source, ...]:
+    """Examples that are read before those of the split: those that maps are fitted to."""
+    opened = pipeline.open_data(data)
+    return (opened.source(config.fit_split),) if hasattr(config, "fit_split") else ()
 
 
 def _check_attention(one: Stage, tried: set[str]) -> None:
@@ -97,6 +132,24 @@ def _check_probe(one: Stage, tried: set[str]) -> None:
             jax.eval_shape(lambda x, name=name: collect.pooled(name, x, None, "mean"), tap)
 
 
+def _check_stitch(one: Stage, tried: set[str]) -> None:
+    """Raises UnknownName and ValueError for layers that cannot be put into another net."""
+    config = one.config.stitch
+    batch, nets = _opened(one, tried)
+    if nets:
+        stitch.check(config.fit_examples, config.examples, config.ridge)
+        if config.fit_split == config.split:
+            raise ValueError(
+                f"stitch: split and fit_split are both {config.split!r}: maps would be asked about "
+                "the examples that they were fitted to"
+            )
+        for source in also_read(config, data_of(one)):
+            for net in nets.values():
+                source.require(net.view, net.architecture.rows())
+        readers = (nets["first"], config.first), (nets["second"], config.second)
+        linear_maps.layer_pairs(readers, batch)
+
+
 def _opened(one: Stage, tried: set[str]) -> tuple[Batch, dict[str, Net]]:
     """(a batch of the split, the nets of the inputs); no nets where it was tried with the like."""
     config, data = getattr(one.config, one.kind), data_of(one)
@@ -112,4 +165,4 @@ def _opened(one: Stage, tried: set[str]) -> tuple[Batch, dict[str, Net]]:
     return pipeline.eval_batches(source, 1)[0], nets
 
 
-CHECKS = {"attention": _check_attention, "probe": _check_probe}
+CHECKS = {"attention": _check_attention, "probe": _check_probe, "stitch": _check_stitch}

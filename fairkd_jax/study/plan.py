@@ -338,8 +338,9 @@ def stages(all_runs: list[Run]) -> list[Stage]:
 
 def smoke(study: Study) -> Study:
     """The study shrunk to seconds: one seed, a few steps of small batches, every stage kind."""
-    asks = ("compare", "attention", "probe")
+    asks = ("compare", "attention", "probe", "stitch")
     overrides: dict[str, Any] = {f"{ask}.examples": 16 for ask in asks}
+    overrides["stitch.fit_examples"] = 16
     asked = study.experiment
     roles: dict[str, Role] = {"student": asked.student}
     for name, how in teachers_of(asked).items():

@@ -169,6 +169,11 @@ def _inside(stage: Stage) -> Files:
     yield from _split(data_of(stage).set, getattr(stage.config, stage.kind).split)
 
 
+def _stitch(stage: Stage) -> Files:
+    config = stage.config.stitch
+    yield from _split(data_of(stage).set, config.fit_split, config.split)
+
+
 KINDS = {
     "train": _train,
     "transfer": _transfer,
@@ -178,6 +183,7 @@ KINDS = {
     "refit": _refit,
     "evaluate": _evaluate,
     **dict.fromkeys(("compare", "attention", "probe"), _inside),
+    "stitch": _stitch,
 }
 
 

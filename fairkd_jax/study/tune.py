@@ -28,6 +28,7 @@ from fairkd_jax.config import (
     Evaluation,
     Experiment,
     Probe,
+    Stitch,
     Study,
     as_dict,
     update,
@@ -121,6 +122,7 @@ def trials(study: Study, role: str, number: int, seeds: int) -> list[Trial]:
                 compare=Compare(),
                 attention=Attention(),
                 probe=Probe(),
+                stitch=Stitch(),
                 decide=None,  # it would be fitted to what it is then scored on
             )
             one = dataclasses.replace(
