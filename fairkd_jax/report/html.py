@@ -1,5 +1,6 @@
 """One self-contained page about a finished study, `report/index.html`; beside it all numbers in
-`records.csv`, and those of the headline with their intervals in `headline.csv`.
+`records.csv`, those of the headline with their intervals in `headline.csv`, and, where layers were
+compared, what tells of lost robustness in `explanation.csv` and `divergence.csv`.
 
 Every sentence on the page is made of measured numbers; what is undefined is shown as a dash.
 """
@@ -19,7 +20,17 @@ from markupsafe import Markup
 from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation import metrics
-from fairkd_jax.report import chain, figures, headline, records, statistics, summary, why
+from fairkd_jax.report import (
+    chain,
+    explain,
+    figures,
+    headline,
+    records,
+    statistics,
+    stitched,
+    summary,
+    why,
+)
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
@@ -53,6 +64,8 @@ def _write(study: Path) -> None:
     folder = files.make(study / "report")
     files.write(folder / "records.csv", records.as_csv(finished))
     files.write(folder / "headline.csv", summary.as_csv(finished))
+    for name, text in explain.tables(finished).items():
+        files.write(folder / name, text)
     files.write(folder / "index.html", page)
 
 
@@ -164,6 +177,8 @@ def _pictures(
         chain.picture(finished, comparisons, *finished.headline()[0]),
         *chain.maps(finished, comparisons),
         *why.pictures(finished, comparisons),
+        *explain.pictures(finished),
+        *stitched.pictures(finished, comparisons),
     ]
     return [
         {"name": p.name, "alt": p.alt, "caption": p.caption, "svg": Markup(p.svg())}
