@@ -1,17 +1,28 @@
 """What can be asked of the inside of trained nets, and the stages that answer."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from fairkd_jax.recipe import later
 
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Layers of two nets to compare inside, on aligned and on conflicting examples of a split."""
+    """Layers of two nets to compare inside, on aligned and on conflicting examples of a split.
+
+    By linear CKA, and by `measures`, plugins of the room "similarity". With `other_seed` each
+    teacher is compared with the one of the next seed too (the last with the first): how like two
+    nets are that differ in their seed alone is the baseline for all others.
+    """
 
     split: str = "test"
     first: str = ""  # regular expression over the first net's tap names; "": no comparison
     second: str = ""
     examples: int = 512  # at most, of each kind
     batch_size: int = 256
+    measures: tuple[Mapping[str, Any], ...] = later((), one_or_more=True)
+    other_seed: bool = later(False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Stitch:
 
 @dataclasses.dataclass(frozen=True)
 class CompareStage:
-    """CKA of the layers of inputs "first" and "second"."""
+    """CKA and other measures of the layers of inputs "first" and "second"."""
 
     compare: Compare
 

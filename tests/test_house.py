@@ -17,7 +17,7 @@ ORDER = [
     {"recipe"},
     {"parsing"},
     {"analyses"},
-    {"config", "sharding", "losses", "geometry", "processes"},
+    {"config", "sharding", "losses", "geometry", "processes", "compiled"},
     {"data"},
     {"models"},
     {"debias", "distill"},

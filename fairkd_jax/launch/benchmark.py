@@ -39,6 +39,10 @@ What data cost, a line of JSON each; the load of the machine stands beside it:
     fairkd-benchmark --data=images --rows=50000        made-up JPEGs, prepared, then likewise
     fairkd-benchmark --data=wait                       share of a step that waits for data
     fairkd-benchmark --data=padding --pairs=F.tsv.gz   longest and bucket against fixed
+
+All pairs of 13 and 7 layers of two BERTs compared in one pass, against pair by pair from files:
+
+    fairkd-benchmark --similarity=both --compared=2048   in turn, with ratios; pass, pairs: alone
 """
 
 import dataclasses
@@ -51,7 +55,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from fairkd_jax.benchmark import data, measure, methods, table
+from fairkd_jax.benchmark import data, measure, methods, similarity, table
 from fairkd_jax.benchmark.steps import STEPS
 from fairkd_jax.benchmark.workload import MODES, PADDINGS, Workload, setup, workload
 from fairkd_jax.launch import runtime
@@ -100,6 +104,10 @@ ROWS = flags.DEFINE_integer(
     "rows", 50_000, "Examples, with --data=pairs or images.", lower_bound=1000
 )
 PAIRS = flags.DEFINE_string("pairs", None, "A file of nli_files, with --data=padding.")
+SIMILARITY = flags.DEFINE_enum(
+    "similarity", None, similarity.MODES, "What comparing all pairs of layers costs."
+)
+COMPARED = flags.DEFINE_integer("compared", 2048, "Examples, with --similarity.", lower_bound=4)
 flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE, TABLE, METHODS, ROW])
 
 flags.adopt_module_key_flags(runtime)
@@ -110,9 +118,12 @@ def main(argv: list[str]) -> None:
     if TABLE.value:
         print_table(argv)
         return
-    mesh = runtime.start()
+    mesh = runtime.start(tight=bool(flags.FLAGS.remat))
     if DATA.value:
         print_data(mesh)
+        return
+    if SIMILARITY.value:
+        print_similarity(mesh)
         return
     if METHODS.value:
         print_methods(mesh)
@@ -155,6 +166,20 @@ def print_data(mesh: Mesh) -> None:
         found = [data.paddings(mesh, file, length, flags.FLAGS.batch or 32, rounds)]
     for line in found:
         print(json.dumps(line | data.describe()), flush=True)
+
+
+def print_similarity(mesh: Mesh) -> None:
+    """One line of both ways, or of one."""
+    found = similarity.cost(
+        mesh,
+        SIMILARITY.value,
+        examples=COMPARED.value,
+        length=flags.FLAGS.seq or 32,
+        batch=flags.FLAGS.batch or 64,
+        rounds=STEPS_TIMED.value or 2,
+    )
+    if jax.process_index() == 0:
+        print(json.dumps(found | data.describe()), flush=True)
 
 
 def asked(family: str = "bert", **usual: Any) -> Workload:

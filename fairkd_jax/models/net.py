@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -24,6 +24,9 @@ from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Outputs
 
 BLOCK = re.compile(r"((?:.*/)?block\d+)/")  # of a variable's path
+Gather = Callable[[Any], Any]  # parameters, by the end of their paths -> the same, whole
+# primitives whose results are worth keeping for the gradient where parameters are gathered again
+COSTLY = ("dot_general", "conv_general_dilated", "random_bits", "threefry2x32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +166,14 @@ class Net:
         key: Array | None = None,
         save: str = "",
         edits: Mapping[str, Any] | None = None,
+        gather: Gather | None = None,
     ) -> tuple[Outputs, dict[str, Any]]:
         """One forward pass: (Outputs, BatchNorm statistics after it).
 
         `train` switches dropout (which needs `key`) and batch statistics; `save` is a regular
-        expression over tap names, `edits` replaces intermediates (see `tape.py`).
+        expression over tap names, `edits` replaces intermediates (see `tape.py`). `gather` makes
+        whole the parameters that are split over devices: those of a repeated block when it is
+        computed, and again for its gradient, so that no more than one is whole at a time.
         Raises UnknownName for a view, tap or edit that is not there, ValueError for inputs of
         another encoding.
         """
@@ -179,8 +185,10 @@ class Net:
                 f"view {self.view!r} was encoded by {given}, but the net reads what "
                 f"{self.identity} encodes: to it the same numbers mean other words or pixels"
             )
-        module = nnx.merge(_graph(self), variables["params"], variables["stats"])
-        tape = Tape(save, dict(edits or {}), train=train, key=key)
+        params = variables["params"]
+        params = params if gather is None else _gathered_but_blocks(params, gather)
+        module = nnx.merge(_graph(self), params, variables["stats"])
+        tape = Tape(save, dict(edits or {}), train=train, key=key, gather=gather)
         inputs = jax.tree.map(jnp.asarray, decoded_view(batch["views"][self.view]))
         outputs = module(inputs, tape)
         stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
@@ -231,18 +239,34 @@ def path_of(keys: Any) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
+def _gathered_but_blocks(params: Any, gather: Gather) -> Any:
+    """The parameters, whole where `call_block` does not see to it."""
+    whole, inside = gather(params), {k for k in leaves(params) if BLOCK.match(k)}
+    return jax.tree.map_with_path(
+        lambda keys, split, made: split if path_of(keys) in inside else made, params, whole
+    )
+
+
+def _kept(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Is its result kept for the gradient? Not what was gathered, nor what is cheaply made."""
+    return primitive.name in COSTLY
+
+
 def call_block(module: nnx.Module, tape: Tape, name: str, *inputs: Any, remat: bool) -> Array:
     """`module(*inputs, tape, name)`; with `remat`, its inside is computed anew for the gradient.
 
     So a deep net keeps one array a block in training instead of all it computed (arXiv 1604.06174).
+    Parameters that are split over devices are gathered here, and for the gradient again.
     """
-    if not (remat and tape.train):
+    remat, gather = remat and tape.train, tape.gather
+    if not (remat or gather):
         return module(*inputs, tape, name)
     graph, params, stats = _split(module)
     part = tape.fork()
 
-    @jax.checkpoint
+    @functools.partial(jax.checkpoint, policy=None if remat else _kept)
     def run(params: Any, stats: Any, *inputs: Any) -> tuple:
+        params = gather(nnx.to_pure_dict(params)) if gather else params
         inner = nnx.merge(graph, params, stats)
         y = inner(*inputs, part, name)
         return y, part.saved, nnx.state(inner, nnx.BatchStat)

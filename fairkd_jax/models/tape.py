@@ -17,6 +17,7 @@ Each intermediate of a network passes once. One vocabulary for all families:
 """
 
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,7 @@ class Tape:
 
     `save` is a regular expression over whole names ("" saves nothing); `edits` maps names to
     callables. `train` says whether the pass is one of training; what it draws comes from `key`.
+    `gather` is for parameters of blocks, see `Net.apply`.
     `finish` raises UnknownName for an edit, or a `save`, that met no intermediate.
     """
 
@@ -64,8 +66,10 @@ class Tape:
         *,
         train: bool = False,
         key: jax.Array | None = None,
+        gather: Callable | None = None,
     ):
         self.save, self.edits, self.train, self.key = save, dict(edits or {}), train, key
+        self.gather = gather
         self.saved: dict[str, jax.Array] = {}
         self.names: list[str] = []
         self.offered: set[str] = set()
@@ -128,7 +132,7 @@ class Tape:
 
     def fork(self) -> "Tape":
         """A tape for a part of the pass that is traced by itself; `join` takes up what it heard."""
-        part = Tape(self.save, self.edits, train=self.train, key=self.key)
+        part = Tape(self.save, self.edits, train=self.train, key=self.key, gather=self.gather)
         part.draws = self.draws
         return part
 

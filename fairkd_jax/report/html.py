@@ -26,6 +26,7 @@ from fairkd_jax.report import (
     figures,
     headline,
     records,
+    similarity,
     statistics,
     stitched,
     summary,
@@ -176,6 +177,7 @@ def _pictures(
         ),
         chain.picture(finished, comparisons, *finished.headline()[0]),
         *chain.maps(finished, comparisons),
+        *similarity.pictures(finished, comparisons),
         *why.pictures(finished, comparisons),
         *explain.pictures(finished),
         *stitched.pictures(finished, comparisons),
@@ -313,15 +315,20 @@ def _kept(finished: Finished, stage: str, rule: str) -> tuple[Choice, float, flo
     return choice, *(math.nan if score is None else score for score in scores)
 
 
+COMPILING = ("compile_seconds", "programs", "programs_read")
+
+
 def _ledger(ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Stages, seconds and examples by kind, then in all."""
+    """Stages, seconds, those for compiling, and examples by kind, then in all."""
     rows = []
     for kind in [*dict.fromkeys(entry["kind"] for entry in ledger), "all"]:
         entries = [e for e in ledger if kind in (e["kind"], "all")]
         seconds, examples = (sum(e[k] for e in entries) for k in ("seconds", "examples"))
         rate = examples / seconds if seconds else math.nan
         row = {"kind": kind, "stages": len(entries), "seconds": seconds, "examples": examples}
-        rows.append({**row, "rate": rate})
+        # stages that earlier versions did know nothing of it
+        spent = {k: sum(e.get(k, math.nan) for e in entries) for k in COMPILING}
+        rows.append({**row, **spent, "rate": rate})
     return rows
 
 
@@ -333,7 +340,7 @@ def _signed(value: float, digits: int = 3) -> str:
     return DASH if math.isnan(value) else f"{value:+z.{digits}f}".replace("-", "−")
 
 
-def _count(value: float) -> str:
+def _count(value: float | int) -> str:
     return DASH if math.isnan(value) else f"{value:,.0f}"
 
 

@@ -6,15 +6,14 @@ in turn, wherever batches end.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
-from fairkd_jax.representation.compare import KINDS
-
+KINDS = ("aligned", "conflicting")
 BLOCKS = 20
 LEVEL = 0.95
 
@@ -76,6 +75,14 @@ def jackknife(
         without = [
             statistic({k: totals[k] - v[i] for k, v in blocks.items()}) for i in range(filled)
         ]
+    return jackknifed(value, without)
+
+
+def jackknifed(
+    value: Float[np.ndarray, "*N"], without: Sequence[Float[np.ndarray, "*N"]]
+) -> Jackknifed:
+    """A statistic of all examples, of what it is without each block that has some."""
+    filled = len(without)
     if filled < 2:
         return Jackknifed(value, np.full(value.shape, np.nan), filled)
     spread = np.asarray(without, float) - np.mean(without, axis=0)

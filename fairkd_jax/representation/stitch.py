@@ -30,8 +30,7 @@ from jaxtyping import Bool, Float
 from fairkd_jax.models.tape import Edit
 from fairkd_jax.representation import linear_maps
 from fairkd_jax.representation.attention import Pairs, Readers
-from fairkd_jax.representation.compare import KINDS
-from fairkd_jax.representation.kinds import BLOCKS, Chosen, stratified
+from fairkd_jax.representation.kinds import BLOCKS, KINDS, Chosen, stratified
 from fairkd_jax.representation.linear_maps import FITTED, Map, Put, Variables
 from fairkd_jax.sharding import replicated_like
 from fairkd_jax.types import Batch

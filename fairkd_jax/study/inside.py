@@ -2,8 +2,10 @@
 
 Stages of kind "attention" compare a student with each teacher, those of kind "stitch" put layers of
 the teacher into it, those of kind "probe" ask every net.
+A teacher may be compared with that of another seed: the baseline for what a comparison tells.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairkd_jax.analyses import AttentionStage, ProbeStage, StitchStage
+from fairkd_jax.analyses import AttentionStage, Compare, CompareStage, ProbeStage, StitchStage
 from fairkd_jax.config import Data, Experiment, Stage, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.models.net import Net
@@ -23,12 +25,23 @@ from fairkd_jax.types import Batch
 Nets = Mapping[str, tuple[Net, Any]]  # those of a stage's inputs, with their variables
 
 
-def stages(experiment: Experiment, teachers: Mapping[str, Stage], net: Stage) -> dict[str, Stage]:
+def stages(
+    experiment: Experiment, teachers: Mapping[str, Stage], net: Stage, twin: Stage | None = None
+) -> dict[str, Stage]:
     """The stages about one net, by name: "attention/teacher", "probe"; none that is not asked for.
 
-    Those that compare are named by the teacher, where it has a name.
+    Those with a teacher bear its name, where it has one. With a `twin`, the same net of another
+    seed, also "other_seed", which compares both. Raises ValueError for a twin that is no other net.
     """
     found = {}
+    if twin:
+        if twin.identity == net.identity:
+            raise ValueError(
+                f"compare.other_seed: stage {net.identity} is the net of both seeds (a borrowed "
+                "teacher, say), so it has no other to be compared with: leave other_seed out"
+            )
+        both = {"first": net, "second": twin}
+        found["other_seed"] = Stage("compare", CompareStage(of_twins(experiment.compare)), both)
     if experiment.attention.first:
         config = AttentionStage(experiment.attention)
         for name, teacher in teachers.items():
@@ -42,6 +55,11 @@ def stages(experiment: Experiment, teachers: Mapping[str, Stage], net: Stage) ->
     if experiment.probe.taps:
         found["probe"] = Stage("probe", ProbeStage(experiment.probe), {"net": net})
     return {name: sealed_alone(stage) for name, stage in found.items()}
+
+
+def of_twins(compare: Compare) -> Compare:
+    """The comparison of two nets of one architecture: the first's layers of both."""
+    return dataclasses.replace(compare, second=compare.first, other_seed=False)
 
 
 def _attention(

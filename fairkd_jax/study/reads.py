@@ -174,6 +174,12 @@ def _stitch(stage: Stage) -> Files:
     yield from _split(data_of(stage).set, config.fit_split, config.split)
 
 
+def _compare(stage: Stage) -> Files:
+    yield from _inside(stage)
+    for spec in stage.config.compare.measures:
+        yield from _code("similarity", spec)
+
+
 KINDS = {
     "train": _train,
     "transfer": _transfer,
@@ -182,7 +188,8 @@ KINDS = {
     "infer": _infer,
     "refit": _refit,
     "evaluate": _evaluate,
-    **dict.fromkeys(("compare", "attention", "probe"), _inside),
+    "compare": _compare,
+    **dict.fromkeys(("attention", "probe"), _inside),
     "stitch": _stitch,
 }
 

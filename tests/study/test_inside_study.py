@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fairkd_jax import sharding
+from fairkd_jax.analyses import Compare
 from fairkd_jax.config import (
     Attention,
     Data,
@@ -20,9 +21,12 @@ from fairkd_jax.config import (
     as_dict,
     parse,
 )
+from fairkd_jax.data import pipeline
+from fairkd_jax.models import pretrained
+from fairkd_jax.parsing import content_of
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.report import html
-from fairkd_jax.study import execute, plan
+from fairkd_jax.study import anywhere, execute, plan, stage, stored
 from fairkd_jax.study.check import check
 
 WORDS = {"wordpiece": {"name": "wordpiece", "length": 24, "vocab_size": 300}}
@@ -75,9 +79,55 @@ def test_nets_are_as_they_were_and_nothing_is_asked_by_default():
 
 
 @pytest.mark.quick
+def test_a_teacher_is_compared_with_that_of_the_next_seed():
+    asked = Compare(first=".*/out", second=".*/out", examples=24, measures=({"name": "svcca"},))
+    plain = study(compare=asked, attention=Attention(), probe=Probe())
+    both = study(
+        compare=dataclasses.replace(asked, other_seed=True), attention=Attention(), probe=Probe()
+    )
+    runs = plan.runs(dataclasses.replace(both, seeds=2))
+    teachers = [run for run in runs if run.role == "teacher"]
+    pairs = [run.inside["other_seed"].inputs for run in teachers]
+    assert [(p["first"], p["second"]) for p in pairs] == [
+        (teachers[0].net, teachers[1].net),
+        (teachers[1].net, teachers[0].net),
+    ]
+    assert teachers[0].inside["other_seed"].config.compare.second == ".*/out"
+    before = plan.stages(plan.runs(dataclasses.replace(plain, seeds=2)))
+    assert {s.identity for s in before} < {s.identity for s in plan.stages(runs)}
+    assert len(plan.stages(runs)) == len(before) + 2
+    assert not any(run.inside for run in plan.runs(plan.smoke(both)))
+    with pytest.raises(ValueError, match="ask for 2 seeds"):
+        plan.runs(both)
+
+
+@pytest.mark.quick
+def test_what_is_asked_of_similarity_is_no_part_of_what_was_there_before():
+    one = next(s for s in plan.stages(plan.runs(study(compare=Compare(".*/out", "a", "b"))))
+                 if s.kind == "compare")  # fmt: skip
+    assert {*content_of(one.config)["compare"]} == {
+        "split", "first", "second", "examples", "batch_size",
+    }  # fmt: skip
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "changes, error, message",
     [
+        (
+            {"compare": Compare(first="embed", second="embed", measures=({"name": "cca"},))},
+            UnknownName,
+            "'cca'.*mean_cca",
+        ),
+        (
+            {
+                "compare": Compare(
+                    first="embed", second="embed", examples=8, measures=({"name": "mutual_knn"},)
+                )
+            },
+            ValueError,
+            "at least 11",
+        ),
         ({"attention": Attention(first="nothing", second=".*")}, UnknownName, "'nothing'.*probs"),
         ({"attention": Attention(first=".*_probs", second=".*/out")}, ValueError, "no pair"),
         (
@@ -130,3 +180,29 @@ def test_a_study_asks_where_nets_look_and_what_layers_tell(tmp_path):
     assert "The teacher&#39;s layers in the student" in page
     print([(e["kind"], e["seconds"]) for e in about["ledger"]])
     assert execute.run(study(), tmp_path, mesh) == folder  # nothing is left to do
+    check_folders(tmp_path, runs["teacher"]["stage"], mesh)
+
+
+def check_folders(workdir, identity: str, mesh) -> None:
+    """A net is like itself as published weights, and as a folder of its stage."""
+    one = stored.read_net(workdir, identity)
+    net, variables = stage.Place(workdir, mesh).net(one)
+    opened = pipeline.open_data(one.config.data)
+    labels, encoder = opened.dataset.info.label_names, opened.encoders[net.view]
+    exported = workdir / "exported"
+    pretrained.save(net, jax.device_get(variables), exported, labels, encoder)
+    asked = Compare(
+        first=".*/out", second=".*/out", examples=24, measures=({"name": "procrustes"},)
+    )
+    names = str(workdir / "stages" / identity), str(exported)
+    assert all(map(anywhere.is_folder, names)) and not anywhere.is_folder(identity)
+    places = tuple(map(anywhere.find, names))
+    found = anywhere.compared(places, asked, mesh)
+    assert found["n_aligned"] == 24 and found["first_layers"] == found["second_layers"]
+    np.testing.assert_allclose(np.diag(found["aligned"]), 1, rtol=1e-5)
+    distance = found["measures"]["procrustes"]["conflicting"]["value"]
+    np.testing.assert_allclose(np.diag(distance), 0, atol=2e-3)
+    with pytest.raises(ValueError, match="on_set"):
+        anywhere.compared((places[1], places[1]), asked, mesh)
+    with pytest.raises(FileNotFoundError):
+        anywhere.find(str(workdir / "studies"))
