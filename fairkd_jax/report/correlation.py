@@ -17,10 +17,11 @@ import scipy.sparse.csgraph
 import scipy.stats
 from jaxtyping import Float, Int
 
-from fairkd_jax.report.statistics import DRAWS, LEVEL
+from fairkd_jax.report.statistics import LEVEL
 
 RUNS = 5  # below, no correlation is told
 CLUSTERS = 5  # below, no interval
+DRAWS = 1999
 DIGITS = 10  # behind the point: what differs by less is rounding, and tied
 DEFINED = 0.95  # share of the resamples that need a correlation for an interval
 

@@ -23,9 +23,10 @@ SOURCES = {  # what is put in, in words
 COLOURS = {"teacher": "#0072B2", "own": "#009E73", "shuffled": "#D55E00", "mean": "#999999"}
 NETS = {"teacher": "--", "student": "-."}  # as they are
 PANELS = {
-    "conflicting": "accuracy, conflicting",
-    "aligned": "accuracy, aligned",
-    "closed": "share of the gap that closes",
+    "conflicting": "conflicting",
+    "aligned": "aligned",
+    "worst_group": "worst group",
+    "closed": "share that closes",
 }
 Results = Sequence[Mapping[str, Any]]
 
@@ -47,10 +48,11 @@ def picture(finished: Finished, comparison: Comparison, title: str) -> figures.P
         size = (figures.WIDTH, 2.5 * len(found) + 0.9)
         figure, axes = figures.grid(len(found), len(PANELS), size, sharex=True)
         for line, (role, results) in enumerate(found.items()):
-            for ax, (quantity, words) in zip(axes[3 * line :], PANELS.items()):
+            for ax, (quantity, words) in zip(axes[len(PANELS) * line :], PANELS.items()):
                 _panel(ax, results, quantity)
                 ax.set_title(f"{role}: {words}")
-        for ax in axes[-3:]:
+            axes[len(PANELS) * line].set_ylabel("accuracy")
+        for ax in axes[-len(PANELS) :]:
             ax.set_xlabel("student's layer")
         look = {"markersize": 4.5, "marker": "o"}
         handles = [
@@ -69,13 +71,15 @@ def picture(finished: Finished, comparison: Comparison, title: str) -> figures.P
         f"The teacher's layers in the student: {title}",
         figure,
         f"Line plots by layer of the accuracy of {', '.join(found)} on conflicting and on aligned"
-        " examples with the teacher's layer in the place of its own, and controls.",
+        " examples and in the worst group, with the teacher's layer in the place of its own, and"
+        " controls; and of the share of the gap to the teacher that closes.",
         "One layer of the student at a time is replaced by the teacher's of equal relative depth,"
         f" through a linear map fitted, without labels, to {fitted} examples of another split;"
         f" answers to {counts} examples, means over {why._seeds(found)}. The share that closes is"
         " of the gap between teacher and student on conflicting examples: 0 is the student as it"
-        f" is, 1 the teacher. {facts}. Bars are 95% intervals: over seeds, of one seed over its"
-        " examples; that of the share is Fieller's." + (f" Left out: {left_out}." * bool(left_out)),
+        f" is, 1 the teacher (drawn from −1 to 2). {facts}. Bars are 95% intervals: over seeds, of"
+        " one seed over its examples; that of the share is Fieller's."
+        + (f" Left out: {left_out}." if left_out else ""),
     )
 
 
@@ -94,8 +98,11 @@ def _panel(ax: Axes, results: Results, quantity: str) -> None:
         else:
             level = np.mean([figures.array(r[net][quantity]["value"]) for r in results])
         ax.axhline(level, color=figures.INK, linewidth=0.9, linestyle=style)
+    if quantity == "closed":
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, -1.0), min(high, 2.0))
     names = [name.removesuffix("/out") for name in layers]
-    upright = sum(map(len, names)) > 30  # too long to stand side by side
+    upright = sum(map(len, names)) > 22  # too long to stand side by side
     ax.set_xticks(range(len(layers)), names, rotation=90 * upright, fontsize=7.5)
     ax.set_xlim(-0.5, len(layers) - 0.5)
     ax.grid(alpha=0.25, color=figures.INK, linewidth=0.5)

@@ -106,7 +106,7 @@ def test_correlations_are_over_runs_by_layers_and_kind(finished):
     assert len(told) == 2 * 7 * 3
     one = next(t for t in told if (t.students, t.layers) == ("distilled", "late"))
     part = found[(found["students"] == "distilled") & (found["depth"] == 1)]
-    want = scipy.stats.spearmanr(part["conflicting"], part["lost"])[0]
+    want = scipy.stats.spearmanr(part["conflicting"].round(10), part["lost"].round(10))[0]
     assert one.kind == "conflicting" and one.correlation.value == pytest.approx(want)
     assert (one.correlation.runs, one.correlation.clusters) == (12, 12)
     assert one.correlation.low < want < one.correlation.high

@@ -23,9 +23,10 @@ def result(seed: int, gap: float) -> dict:
     """The teacher's first layer closes a quarter of the gap, its second half of it."""
     student = 0.4 + 0.02 * seed
     nets = {"teacher": student + gap + 0.01 * seed, "student": student}
-    found = {k: {"conflicting": told(v), "aligned": told(0.9)} for k, v in nets.items()} | {
-        "patched": {}
-    }
+    found = {
+        k: {"conflicting": told(v), "aligned": told(0.9), "worst_group": told(v)}
+        for k, v in nets.items()
+    } | {"patched": {}}
     gap = nets["teacher"] - nets["student"]
     for source in stitched.SOURCES:
         share = np.array([0.25, 0.5]) * (source == "teacher")
@@ -33,6 +34,7 @@ def result(seed: int, gap: float) -> dict:
         found["patched"][source] = {
             "conflicting": told(student + share * gap),
             "aligned": told([0.8, 0.7]),
+            "worst_group": told([0.1, 0.2]),
             "restored": told(share * gap),
             "closed": told(closed),
         }
@@ -77,7 +79,7 @@ def test_the_share_that_closes_is_that_of_means_over_seeds(tmp_path):
     assert "50 aligned and 8 conflicting examples of another split" in picture.caption
     assert "answers to 100 aligned and 90 conflicting examples" in picture.caption
     assert "baseline, distilled" in picture.alt and "Left out" not in picture.caption
-    assert len(picture.figure.axes) == 6 and picture.svg()
+    assert len(picture.figure.axes) == 8 and picture.svg()
     page = html.write(tmp_path / "studies" / "synthetic").read_text()
     assert "The teacher&#39;s layers in the student" in page
 
