@@ -67,6 +67,35 @@ class Stitch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Circuit:
+    """Circuits of two nets to find and to compare; see `circuits/compare.py`.
+
+    An example of a split and a corrupt one, which the set makes of it, are a pair.
+    """
+
+    scores: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict, metadata={"room": "scores"}
+    )  # ways of scoring, by name: {"eap_ig": {"name": "eap_ig"}}; {}: no circuits
+    pairs: str = "attribute"  # what the set changes: attribute | subject_object | heuristic | ...
+    kind: str = (
+        "aligned"  # clean examples on which the shortcut is right: aligned | conflicting | all
+    )
+    level: str = "edges"  # where both nets have them, else nodes | nodes
+    metric: str = "logit_difference"  # | kl
+    ablation: str = "interchange"  # | mean | mean_positional | zero
+    select: str = "top"  # | greedy
+    sizes: tuple[float, ...] = (0.02, 0.05, 0.1)  # shares of all sites that circuits have
+    thresholds: tuple[float, ...] = ()  # of |score|: circuits of all sites from there on
+    random: int = 8  # circuits of equal size, to stand beside each
+    bootstrap: int = 200  # samples of pairs
+    split: str = "test"
+    examples: int = 64  # pairs at most
+    batch_size: int = 16
+    at_once: int = 8  # patched passes of a batch that run together
+    seed: int = 0  # of random circuits and of the bootstrap
+
+
+@dataclasses.dataclass(frozen=True)
 class CompareStage:
     """CKA and other measures of the layers of inputs "first" and "second"."""
 
@@ -94,5 +123,12 @@ class StitchStage:
     stitch: Stitch
 
 
+@dataclasses.dataclass(frozen=True)
+class CircuitStage:
+    """Circuits of the nets of inputs "first" and "second", and how they differ."""
+
+    circuit: Circuit
+
+
 STAGES = {"compare": CompareStage, "attention": AttentionStage, "probe": ProbeStage}
-STAGES |= {"stitch": StitchStage}
+STAGES |= {"stitch": StitchStage, "circuit": CircuitStage}

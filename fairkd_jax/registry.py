@@ -34,6 +34,7 @@ ROOMS = {  # room: (package that holds the plugins, module of the contract, name
         "fairkd_jax.representation.measure",
         "Measure",
     ),
+    "scores": ("fairkd_jax.circuits.scores", "fairkd_jax.circuits.score", "Score"),
 }
 DOTTED = "; or the dotted name of a module of yours, 'my_project.methods.mine'"
 

@@ -22,7 +22,7 @@ ORDER = [
     {"models"},
     {"debias", "distill"},
     {"train"},
-    {"evaluation", "representation"},
+    {"evaluation", "representation", "circuits"},
     {"study"},
     {"report"},
     {"benchmark"},

@@ -23,6 +23,10 @@ What a method adds to a step, against plain ERM and, where there is a teacher, H
     fairkd-benchmark --distill=rkd --family=resnet     or both of them
     fairkd-benchmark --methods                         all, on small nets; JSON lines too: --json
 
+What ways of scoring sites of a ViT cost against exact patching, a line of JSON each:
+
+    fairkd-benchmark --circuits --student=mini         trained for 200 steps; --trained=0: fresh
+
 What memory a step will take is known before it takes it, for as many devices as one likes:
 
     fairkd-benchmark --compile_only --fake_devices=256 --fsdp=8 --batch=2048 \
@@ -55,7 +59,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from fairkd_jax.benchmark import data, measure, methods, similarity, table
+from fairkd_jax.benchmark import circuits, data, measure, methods, similarity, table
 from fairkd_jax.benchmark.steps import STEPS
 from fairkd_jax.benchmark.workload import MODES, PADDINGS, Workload, setup, workload
 from fairkd_jax.launch import runtime
@@ -95,6 +99,11 @@ COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Lower and compile; run 
 SERVE = flags.DEFINE_bool("serve", False, "Time blocks of steps as standard input asks.")
 TABLE = flags.DEFINE_bool("table", False, "Every preset, each in a process of its own.")
 METHODS = flags.DEFINE_bool("methods", False, "What every method adds to a step of small nets.")
+CIRCUITS = flags.DEFINE_bool("circuits", False, "What scoring sites of a ViT costs, how well.")
+TRAINED = flags.DEFINE_integer(
+    "trained", 200, "Steps of training before, with --circuits.", lower_bound=0
+)
+SCORED = flags.DEFINE_integer("scored", 32, "Pairs of inputs, with --circuits.", lower_bound=2)
 ROW = flags.DEFINE_bool("row", False, "One row of the table, as JSON.")
 JSON = flags.DEFINE_bool(
     "json", False, "With --table or --methods: each row as a line of JSON too."
@@ -108,7 +117,9 @@ SIMILARITY = flags.DEFINE_enum(
     "similarity", None, similarity.MODES, "What comparing all pairs of layers costs."
 )
 COMPARED = flags.DEFINE_integer("compared", 2048, "Examples, with --similarity.", lower_bound=4)
-flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE, TABLE, METHODS, ROW])
+flags.mark_bool_flags_as_mutual_exclusive(
+    [COMPARE, COMPILE_ONLY, SERVE, TABLE, METHODS, CIRCUITS, ROW]
+)
 
 flags.adopt_module_key_flags(runtime)
 
@@ -127,6 +138,9 @@ def main(argv: list[str]) -> None:
         return
     if METHODS.value:
         print_methods(mesh)
+        return
+    if CIRCUITS.value:
+        print_circuits(mesh)
         return
     work = asked(batch=32)
     how = STEP.value, PARALLEL.value
@@ -212,6 +226,15 @@ def print_table(argv: list[str]) -> None:
             print(json.dumps(row), flush=True)
         rows.append(row)
     print(table.heading(work, steps, rows), table.render(rows), sep="\n")
+
+
+def print_circuits(mesh: Mesh) -> None:
+    """A line for each level and way of scoring."""
+    told = flags.FLAGS
+    model = {"name": "vit", "preset": told.student or "tiny"}
+    sizes = {"examples": SCORED.value, "batch": told.batch or 16, "image": told.image or 16}
+    for row in circuits.rows(mesh, model, TRAINED.value, **sizes):
+        print(json.dumps(row), flush=True)
 
 
 def print_methods(mesh: Mesh) -> None:

@@ -20,6 +20,7 @@ from fairkd_jax import registry
 from fairkd_jax.data.device import decoded_view
 from fairkd_jax.models import weights
 from fairkd_jax.models.tape import Tape
+from fairkd_jax.models.wiring import Step
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Outputs
 
@@ -50,6 +51,18 @@ class Architecture(abc.ABC):
     )
     head_reads: ClassVar[frozenset[str]] = frozenset()  # fields that are free beside a fresh head
     before_head: ClassVar[tuple[str, ...]] = ()  # modules that files of some tasks do not have
+
+    # What circuits are made of, by regular expressions over names of taps.
+    enters: ClassVar[str] = r"(.*/)?embed|stem"  # where what a net reads has become numbers
+    nodes: ClassVar[str] = r".*/((cross_)?head_out|mlp_out|branch_out)"  # heads each by itself
+    no_edges: ClassVar[str] = "it does not say what reads and what writes its residual stream"
+
+    def wiring(self) -> tuple[Step, ...]:
+        """All that reads or writes a residual stream, in the order of the computation.
+
+        Where sums are normalised before they go on there are no edges: (), and `no_edges` says why.
+        """
+        return ()
 
     @property
     def ignored_keys(self) -> str:
@@ -346,13 +359,6 @@ def check_family(family: type[Architecture], found: weights.Weights) -> None:
     if kinds and name not in kinds:
         these = f"by their keys these are {' or '.join(kinds)} weights"
         raise ValueError(f"{told} {these}: {found.name}")
-
-
-def check_variant(config: Mapping[str, Any], only: Mapping[str, Any], place: str) -> None:
-    """Raises ValueError that lists the entries of a config with another value than the only one."""
-    other = {k: config[k] for k, known in only.items() if config.get(k, known) != known}
-    if told := [f"{k} = {value!r}; only {only[k]!r} is there" for k, value in other.items()]:
-        raise ValueError(f"{place}: {', '.join(told)}")
 
 
 def _check_contradictions(

@@ -22,6 +22,7 @@ from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation import metrics
 from fairkd_jax.report import (
     chain,
+    circuits,
     explain,
     figures,
     headline,
@@ -111,6 +112,7 @@ def render(finished: Finished) -> str:
         tables=tables,
         overall=headline.overall(finished, comparisons, *finished.headline()[0]),
         pictures=_pictures(finished, comparisons, tables),
+        circuits=circuits.tables(finished, comparisons),
         evaluations={e: _every_metric(finished, comparisons, e) for e in finished.evaluations},
         inside={e: _in_domain(finished, e) for e in finished.evaluations},
         data=_data(finished),
@@ -181,6 +183,7 @@ def _pictures(
         *why.pictures(finished, comparisons),
         *explain.pictures(finished),
         *stitched.pictures(finished, comparisons),
+        *circuits.pictures(finished, comparisons),
     ]
     return [
         {"name": p.name, "alt": p.alt, "caption": p.caption, "svg": Markup(p.svg())}

@@ -1,8 +1,8 @@
 """What a study asks about the inside of its nets: where they look, what their layers tell.
 
-Stages of kind "attention" compare a student with each teacher, those of kind "stitch" put layers of
-the teacher into it, those of kind "probe" ask every net.
-A teacher may be compared with that of another seed: the baseline for what a comparison tells.
+Stages of kind "attention" and "circuit" compare a student with each teacher, those of kind "stitch"
+put layers of the teacher into it, those of kind "probe" ask every net. A teacher may be compared
+with that of another seed: the baseline for what a comparison tells.
 """
 
 import dataclasses
@@ -13,9 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from fairkd_jax.analyses import AttentionStage, Compare, CompareStage, ProbeStage, StitchStage
-from fairkd_jax.config import Data, Experiment, Stage, as_dict
-from fairkd_jax.data import pipeline
+from fairkd_jax import registry
+from fairkd_jax.analyses import (
+    AttentionStage,
+    CircuitStage,
+    Compare,
+    CompareStage,
+    ProbeStage,
+    StitchStage,
+)
+from fairkd_jax.circuits import compare as circuits
+from fairkd_jax.circuits.graph import graph_of
+from fairkd_jax.config import Experiment, Stage, as_dict
+from fairkd_jax.data import counterparts, pipeline
+from fairkd_jax.data.source import Source
 from fairkd_jax.models.net import Net
 from fairkd_jax.representation import attention, collect, linear_maps, probes, stitch
 from fairkd_jax.study.reads import data_of, sealed_alone
@@ -54,12 +65,38 @@ def stages(
             found[f"stitch/{name or 'teacher'}"] = Stage("stitch", config, inputs)
     if experiment.probe.taps:
         found["probe"] = Stage("probe", ProbeStage(experiment.probe), {"net": net})
+    if experiment.circuit.scores:
+        _scores(experiment.circuit)
+        circuit = CircuitStage(experiment.circuit)
+        for name, teacher in teachers.items():
+            inputs = {"first": teacher, "second": net}
+            found[f"circuit/{name or 'teacher'}"] = Stage("circuit", circuit, inputs)
     return {name: sealed_alone(stage) for name, stage in found.items()}
 
 
 def of_twins(compare: Compare) -> Compare:
     """The comparison of two nets of one architecture: the first's layers of both."""
     return dataclasses.replace(compare, second=compare.first, other_seed=False)
+
+
+def source_of(kind: str, config: Any, opened: pipeline.Opened, nets: Iterable[Net]) -> Source:
+    """The examples that a stage of a kind reads: those of its split, or pairs made of them."""
+    source = opened.source(config.split)
+    made = SOURCES.get(kind)
+    return made(config, source, opened, {net.view for net in nets}) if made else source
+
+
+def _pairs(config: Any, source: Source, opened: pipeline.Opened, views: set[str]) -> Source:
+    told = config.pairs, config.kind, config.examples, views
+    return counterparts.paired(source, opened.dataset, *told)
+
+
+SOURCES = {"circuit": _pairs}  # of kinds that read something else than examples of a split
+
+
+def also_read(config: Any, opened: pipeline.Opened) -> tuple[Source, ...]:
+    """Examples that are read before those of the split: those that maps are fitted to."""
+    return (opened.source(config.fit_split),) if hasattr(config, "fit_split") else ()
 
 
 def _attention(
@@ -121,13 +158,39 @@ def _stitch(
     )
 
 
-RESULTS = {"attention": _attention, "probe": _probe, "stitch": _stitch}
+def _circuit(
+    config: Any,
+    nets: Nets,
+    batches: Iterable[Batch],
+    aligned: np.ndarray,
+    put: Callable[[Batch], Batch],
+) -> dict[str, Any]:
+    return circuits.compare_circuits(
+        nets,
+        batches,
+        scores=_scores(config),
+        **{name: getattr(config, name) for name in CIRCUIT},
+        select_by=config.select,
+        put=put,
+    )
 
 
-def also_read(config: Any, data: Data) -> tuple[pipeline.Source, ...]:
-    """Examples that are read before those of the split: those that maps are fitted to."""
-    opened = pipeline.open_data(data)
-    return (opened.source(config.fit_split),) if hasattr(config, "fit_split") else ()
+CIRCUIT = (
+    "level", "metric", "ablation", "sizes", "thresholds", "random", "bootstrap", "seed", "at_once"
+)  # fmt: skip
+
+
+def _scores(config: Any) -> dict[str, Any]:
+    """Raises ValueError for what is no plugin, and what `registry.build` raises."""
+    for name, spec in config.scores.items():
+        if not isinstance(spec, Mapping):
+            raise ValueError(
+                f"circuit.scores.{name} = {spec!r}: expected a dict such as {{'name': 'eap_ig'}}"
+            )
+    return {name: registry.build("scores", spec) for name, spec in config.scores.items()}
+
+
+RESULTS = {"attention": _attention, "probe": _probe, "stitch": _stitch, "circuit": _circuit}
 
 
 def _check_attention(one: Stage, tried: set[str]) -> None:
@@ -161,11 +224,24 @@ def _check_stitch(one: Stage, tried: set[str]) -> None:
                 f"stitch: split and fit_split are both {config.split!r}: maps would be asked about "
                 "the examples that they were fitted to"
             )
-        for source in also_read(config, data_of(one)):
+        for source in also_read(config, pipeline.open_data(data_of(one))):
             for net in nets.values():
                 source.require(net.view, net.architecture.rows())
         readers = (nets["first"], config.first), (nets["second"], config.second)
         linear_maps.layer_pairs(readers, batch)
+
+
+def _check_circuit(one: Stage, tried: set[str]) -> None:
+    """Raises UnknownName and ValueError for circuits that cannot be found."""
+    config = one.config.circuit
+    batch, nets = _opened(one, tried)
+    if nets:
+        asked = {k: getattr(config, k) for k in ("level", "metric", "ablation", "sizes")}
+        circuits.check(_scores(config), select_by=config.select, **asked)
+        level, _ = circuits.level_of(nets, config.level)
+        for net in nets.values():
+            graph_of(net, batch, level)
+        source_of("circuit", config, pipeline.open_data(data_of(one)), nets.values())
 
 
 def _opened(one: Stage, tried: set[str]) -> tuple[Batch, dict[str, Net]]:
@@ -183,4 +259,9 @@ def _opened(one: Stage, tried: set[str]) -> tuple[Batch, dict[str, Net]]:
     return pipeline.eval_batches(source, 1)[0], nets
 
 
-CHECKS = {"attention": _check_attention, "probe": _check_probe, "stitch": _check_stitch}
+CHECKS = {
+    "attention": _check_attention,
+    "probe": _check_probe,
+    "stitch": _check_stitch,
+    "circuit": _check_circuit,
+}

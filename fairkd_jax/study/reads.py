@@ -180,6 +180,12 @@ def _compare(stage: Stage) -> Files:
         yield from _code("similarity", spec)
 
 
+def _circuit(stage: Stage) -> Files:
+    yield from _inside(stage)
+    for spec in stage.config.circuit.scores.values():
+        yield from _code("scores", spec)
+
+
 KINDS = {
     "train": _train,
     "transfer": _transfer,
@@ -191,6 +197,7 @@ KINDS = {
     "compare": _compare,
     **dict.fromkeys(("attention", "probe"), _inside),
     "stitch": _stitch,
+    "circuit": _circuit,
 }
 
 

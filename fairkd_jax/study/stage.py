@@ -357,12 +357,13 @@ def _compare(stage: Stage, place: Place, guard: Guard) -> int:
 
 def _inside(stage: Stage, place: Place, guard: Guard) -> int:
     config, data = getattr(stage.config, stage.kind), data_of(stage)
-    source = pipeline.open_data(data).source(config.split)
     nets = {name: place.net(one) for name, one in stage.inputs.items()}
     read = [net for net, _ in nets.values()]
+    opened = pipeline.open_data(data)
+    source = inside.source_of(stage.kind, config, opened, read)
     batches = [
         _batches(one, config.batch_size, place, *read, in_order=True)
-        for one in (*inside.also_read(config, data), source)
+        for one in (*inside.also_read(config, opened), source)
     ]
     aligned = np.asarray(source.split.info.aligned)
     result = inside.RESULTS[stage.kind](config, nets, *batches, aligned, place.put)

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from fairkd_jax import files, processes, registry
 from fairkd_jax.config import (
     Attention,
+    Circuit,
     Compare,
     Evaluation,
     Experiment,
@@ -123,6 +124,7 @@ def trials(study: Study, role: str, number: int, seeds: int) -> list[Trial]:
                 attention=Attention(),
                 probe=Probe(),
                 stitch=Stitch(),
+                circuit=Circuit(),
                 decide=None,  # it would be fitted to what it is then scored on
             )
             one = dataclasses.replace(
