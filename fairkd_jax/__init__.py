@@ -15,14 +15,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LATER = {  # name -> where it is: module:name there, or a module
+    "Attention": "config:Attention",
     "Compare": "config:Compare",
     "Data": "config:Data",
     "Evaluation": "config:Evaluation",
     "Experiment": "config:Experiment",
     "Mix": "config:Mix",
     "Optim": "config:Optim",
+    "Probe": "config:Probe",
     "Role": "config:Role",
     "Rung": "config:Rung",
+    "Stitch": "config:Stitch",
     "Study": "config:Study",
     "Teacher": "config:Teacher",
     "Train": "config:Train",
@@ -30,12 +33,15 @@ _LATER = {  # name -> where it is: module:name there, or a module
     "as_config_dict": "config:as_config_dict",
     "check": "study.check:check",
     "defaults": "registry:defaults",
+    "explain": "report.explain",
     "figures": "report.figures",
     "make_mesh": "sharding:make_mesh",
     "make_net": "models.net:make_net",
     "records": "report.records",
     "run": "study.execute:run",
+    "stitched": "report.stitched",
     "table_of_stages": "study.execute:table_of_stages",
+    "why": "report.why",
     "write_report": "report.html:write",
 }
 

@@ -52,6 +52,21 @@ class Probe:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stitch:
+    """Layers of a teacher to put in the place of a student's; see `representation/stitch.py`."""
+
+    split: str = "test"  # whose examples are answered
+    fit_split: str = "val"  # to whose examples the maps between layers are fitted
+    first: str = ""  # regular expression over the first net's tap names; "": nothing is put in
+    second: str = ""
+    examples: int = 512  # at most, of each kind; and of those that maps are fitted to:
+    fit_examples: int = 1024
+    ridge: float = 1e-4  # of the maps, as a share of the mean variance of the first net's units
+    seed: int = 0  # of what is shuffled
+    batch_size: int = 64  # five answers of each example for every layer are computed together
+
+
+@dataclasses.dataclass(frozen=True)
 class Circuit:
     """Circuits of two nets to find and to compare; see `circuits/compare.py`.
 
@@ -102,6 +117,13 @@ class ProbeStage:
 
 
 @dataclasses.dataclass(frozen=True)
+class StitchStage:
+    """Layers of input "first", a teacher, in the place of those of input "second"."""
+
+    stitch: Stitch
+
+
+@dataclasses.dataclass(frozen=True)
 class CircuitStage:
     """Circuits of the nets of inputs "first" and "second", and how they differ."""
 
@@ -109,4 +131,4 @@ class CircuitStage:
 
 
 STAGES = {"compare": CompareStage, "attention": AttentionStage, "probe": ProbeStage}
-STAGES |= {"circuit": CircuitStage}
+STAGES |= {"stitch": StitchStage, "circuit": CircuitStage}

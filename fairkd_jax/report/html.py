@@ -1,5 +1,6 @@
 """One self-contained page about a finished study, `report/index.html`; beside it all numbers in
-`records.csv`, and those of the headline with their intervals in `headline.csv`.
+`records.csv`, those of the headline with their intervals in `headline.csv`, and, where layers were
+compared, what tells of lost robustness in `explanation.csv` and `divergence.csv`.
 
 Every sentence on the page is made of measured numbers; what is undefined is shown as a dash.
 """
@@ -22,11 +23,13 @@ from fairkd_jax.evaluation import metrics
 from fairkd_jax.report import (
     chain,
     circuits,
+    explain,
     figures,
     headline,
     records,
     similarity,
     statistics,
+    stitched,
     summary,
     why,
 )
@@ -63,6 +66,8 @@ def _write(study: Path) -> None:
     folder = files.make(study / "report")
     files.write(folder / "records.csv", records.as_csv(finished))
     files.write(folder / "headline.csv", summary.as_csv(finished))
+    for name, text in explain.tables(finished).items():
+        files.write(folder / name, text)
     files.write(folder / "index.html", page)
 
 
@@ -176,6 +181,8 @@ def _pictures(
         *chain.maps(finished, comparisons),
         *similarity.pictures(finished, comparisons),
         *why.pictures(finished, comparisons),
+        *explain.pictures(finished),
+        *stitched.pictures(finished, comparisons),
         *circuits.pictures(finished, comparisons),
     ]
     return [

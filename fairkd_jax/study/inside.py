@@ -1,8 +1,8 @@
 """What a study asks about the inside of its nets: where they look, what their layers tell.
 
-Stages of kind "attention" and "circuit" compare a student with each teacher, those of kind "probe"
-ask every net. A teacher may be compared with that of another seed: the baseline for what a
-comparison tells.
+Stages of kind "attention" and "circuit" compare a student with each teacher, those of kind "stitch"
+put layers of the teacher into it, those of kind "probe" ask every net. A teacher may be compared
+with that of another seed: the baseline for what a comparison tells.
 """
 
 import dataclasses
@@ -14,14 +14,21 @@ import jax
 import numpy as np
 
 from fairkd_jax import registry
-from fairkd_jax.analyses import AttentionStage, CircuitStage, Compare, CompareStage, ProbeStage
+from fairkd_jax.analyses import (
+    AttentionStage,
+    CircuitStage,
+    Compare,
+    CompareStage,
+    ProbeStage,
+    StitchStage,
+)
 from fairkd_jax.circuits import compare as circuits
 from fairkd_jax.circuits.graph import graph_of
 from fairkd_jax.config import Experiment, Stage, as_dict
 from fairkd_jax.data import counterparts, pipeline
 from fairkd_jax.data.source import Source
 from fairkd_jax.models.net import Net
-from fairkd_jax.representation import attention, collect, probes
+from fairkd_jax.representation import attention, collect, linear_maps, probes, stitch
 from fairkd_jax.study.reads import data_of, sealed_alone
 from fairkd_jax.train import loop
 from fairkd_jax.types import Batch
@@ -34,7 +41,7 @@ def stages(
 ) -> dict[str, Stage]:
     """The stages about one net, by name: "attention/teacher", "probe"; none that is not asked for.
 
-    The first is named by the teacher, where it has a name. With a `twin`, the same net of another
+    Those with a teacher bear its name, where it has one. With a `twin`, the same net of another
     seed, also "other_seed", which compares both. Raises ValueError for a twin that is no other net.
     """
     found = {}
@@ -51,6 +58,11 @@ def stages(
         for name, teacher in teachers.items():
             inputs = {"first": teacher, "second": net}
             found[f"attention/{name or 'teacher'}"] = Stage("attention", config, inputs)
+    if experiment.stitch.first:
+        config = StitchStage(experiment.stitch)
+        for name, teacher in teachers.items():
+            inputs = {"first": teacher, "second": net}
+            found[f"stitch/{name or 'teacher'}"] = Stage("stitch", config, inputs)
     if experiment.probe.taps:
         found["probe"] = Stage("probe", ProbeStage(experiment.probe), {"net": net})
     if experiment.circuit.scores:
@@ -80,6 +92,11 @@ def _pairs(config: Any, source: Source, opened: pipeline.Opened, views: set[str]
 
 
 SOURCES = {"circuit": _pairs}  # of kinds that read something else than examples of a split
+
+
+def also_read(config: Any, opened: pipeline.Opened) -> tuple[Source, ...]:
+    """Examples that are read before those of the split: those that maps are fitted to."""
+    return (opened.source(config.fit_split),) if hasattr(config, "fit_split") else ()
 
 
 def _attention(
@@ -118,6 +135,29 @@ def _probe(
     )
 
 
+def _stitch(
+    config: Any,
+    nets: Nets,
+    to_fit: Iterable[Batch],
+    batches: Iterable[Batch],
+    aligned: np.ndarray,
+    put: Callable[[Batch], Batch],
+) -> dict[str, Any]:
+    (first, first_variables), (second, second_variables) = nets["first"], nets["second"]
+    return stitch.stitch_nets(
+        ((first, config.first), (second, config.second)),
+        (first_variables, second_variables),
+        to_fit,
+        batches,
+        aligned=aligned.reshape(-1),
+        fit_examples=config.fit_examples,
+        examples=config.examples,
+        ridge=config.ridge,
+        seed=config.seed,
+        put=put,
+    )
+
+
 def _circuit(
     config: Any,
     nets: Nets,
@@ -150,7 +190,7 @@ def _scores(config: Any) -> dict[str, Any]:
     return {name: registry.build("scores", spec) for name, spec in config.scores.items()}
 
 
-RESULTS = {"attention": _attention, "probe": _probe, "circuit": _circuit}
+RESULTS = {"attention": _attention, "probe": _probe, "stitch": _stitch, "circuit": _circuit}
 
 
 def _check_attention(one: Stage, tried: set[str]) -> None:
@@ -171,6 +211,24 @@ def _check_probe(one: Stage, tried: set[str]) -> None:
         probes.check(config.examples, config.folds)
         for name, tap in net.shapes(batch, config.taps).taps.items():
             jax.eval_shape(lambda x, name=name: collect.pooled(name, x, None, "mean"), tap)
+
+
+def _check_stitch(one: Stage, tried: set[str]) -> None:
+    """Raises UnknownName and ValueError for layers that cannot be put into another net."""
+    config = one.config.stitch
+    batch, nets = _opened(one, tried)
+    if nets:
+        stitch.check(config.fit_examples, config.examples, config.ridge)
+        if config.fit_split == config.split:
+            raise ValueError(
+                f"stitch: split and fit_split are both {config.split!r}: maps would be asked about "
+                "the examples that they were fitted to"
+            )
+        for source in also_read(config, pipeline.open_data(data_of(one))):
+            for net in nets.values():
+                source.require(net.view, net.architecture.rows())
+        readers = (nets["first"], config.first), (nets["second"], config.second)
+        linear_maps.layer_pairs(readers, batch)
 
 
 def _check_circuit(one: Stage, tried: set[str]) -> None:
@@ -201,4 +259,9 @@ def _opened(one: Stage, tried: set[str]) -> tuple[Batch, dict[str, Net]]:
     return pipeline.eval_batches(source, 1)[0], nets
 
 
-CHECKS = {"attention": _check_attention, "probe": _check_probe, "circuit": _check_circuit}
+CHECKS = {
+    "attention": _check_attention,
+    "probe": _check_probe,
+    "stitch": _check_stitch,
+    "circuit": _check_circuit,
+}

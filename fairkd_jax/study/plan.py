@@ -359,9 +359,9 @@ def stages(all_runs: list[Run]) -> list[Stage]:
 
 def smoke(study: Study) -> Study:
     """The study shrunk to seconds: one seed, a few steps of small batches, every stage kind."""
-    asks = ("compare", "attention", "probe", "circuit")
+    asks = ("compare", "attention", "probe", "stitch", "circuit")
     overrides: dict[str, Any] = {f"{ask}.examples": 16 for ask in asks}
-    overrides["compare.other_seed"] = False
+    overrides |= {"compare.other_seed": False, "stitch.fit_examples": 16}
     overrides |= {"circuit.bootstrap": 20, "circuit.random": 2}
     asked = study.experiment
     roles: dict[str, Role] = {"student": asked.student}

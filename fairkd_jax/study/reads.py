@@ -169,6 +169,11 @@ def _inside(stage: Stage) -> Files:
     yield from _split(data_of(stage).set, getattr(stage.config, stage.kind).split)
 
 
+def _stitch(stage: Stage) -> Files:
+    config = stage.config.stitch
+    yield from _split(data_of(stage).set, config.fit_split, config.split)
+
+
 def _compare(stage: Stage) -> Files:
     yield from _inside(stage)
     for spec in stage.config.compare.measures:
@@ -191,6 +196,7 @@ KINDS = {
     "evaluate": _evaluate,
     "compare": _compare,
     **dict.fromkeys(("attention", "probe"), _inside),
+    "stitch": _stitch,
     "circuit": _circuit,
 }
 

@@ -359,10 +359,14 @@ def _inside(stage: Stage, place: Place, guard: Guard) -> int:
     config, data = getattr(stage.config, stage.kind), data_of(stage)
     nets = {name: place.net(one) for name, one in stage.inputs.items()}
     read = [net for net, _ in nets.values()]
-    source = inside.source_of(stage.kind, config, pipeline.open_data(data), read)
-    batches = _batches(source, config.batch_size, place, *read, in_order=True)
+    opened = pipeline.open_data(data)
+    source = inside.source_of(stage.kind, config, opened, read)
+    batches = [
+        _batches(one, config.batch_size, place, *read, in_order=True)
+        for one in (*inside.also_read(config, opened), source)
+    ]
     aligned = np.asarray(source.split.info.aligned)
-    result = inside.RESULTS[stage.kind](config, nets, batches, aligned, place.put)
+    result = inside.RESULTS[stage.kind](config, nets, *batches, aligned, place.put)
     if jax.process_index() == 0:
         files.write_json(place.folder(stage) / "result.json", result)
     return len(source.split)
