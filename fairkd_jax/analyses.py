@@ -49,7 +49,7 @@ class Circuit:
     An example of a split and a corrupt one, which the set makes of it, are a pair.
     """
 
-    scores: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+    scores: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, metadata={"room": "scores"}
     )  # ways of scoring, by name: {"eap_ig": {"name": "eap_ig"}}; {}: no circuits
     pairs: str = "attribute"  # what the set changes: attribute | subject_object | heuristic | ...
