@@ -57,9 +57,10 @@ def points(finished: Finished) -> pd.DataFrame:
     rows, seen = [], set()
     for run in finished.runs.values() if metrics.kind(metric).better else ():
         for name, stage in run.get("comparisons", {}).items():
-            teacher = finished.runs[{n or "teacher": t for n, t in teachers(run).items()}[name]]
-            nets = run["stage"], teacher["stage"]
-            if nets in seen:  # a baseline that several comparisons share
+            by = {n or "teacher": finished.runs.get(one) for n, one in teachers(run).items()}
+            teacher = by.get(name)
+            nets = (run["stage"], teacher["stage"]) if teacher else ()
+            if not nets or nets in seen:  # a baseline that several comparisons share
                 continue
             seen.add(nets)
             values = finished.values((teacher["run"], run["run"]), evaluation, metric, group)
