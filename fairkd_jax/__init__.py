@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 _LATER = {  # name -> where it is: module:name there, or a module
     "Attention": "config:Attention",
+    "Circuit": "config:Circuit",
     "Compare": "config:Compare",
     "Data": "config:Data",
     "Evaluation": "config:Evaluation",
@@ -32,6 +33,8 @@ _LATER = {  # name -> where it is: module:name there, or a module
     "Transfer": "config:Transfer",
     "as_config_dict": "config:as_config_dict",
     "check": "study.check:check",
+    "circuit_pictures": "report.circuits:pictures",
+    "circuit_tables": "report.circuits:tables",
     "defaults": "registry:defaults",
     "explain": "report.explain",
     "figures": "report.figures",

@@ -57,9 +57,10 @@ def points(finished: Finished) -> pd.DataFrame:
     rows, seen = [], set()
     for run in finished.runs.values() if metrics.kind(metric).better else ():
         for name, stage in run.get("comparisons", {}).items():
-            teacher = finished.runs[{n or "teacher": t for n, t in teachers(run).items()}[name]]
-            nets = run["stage"], teacher["stage"]
-            if nets in seen:  # a baseline that several comparisons share
+            by = {n or "teacher": finished.runs.get(one) for n, one in teachers(run).items()}
+            teacher = by.get(name)
+            nets = (run["stage"], teacher["stage"]) if teacher else ()
+            if not nets or nets in seen:  # a baseline that several comparisons share
                 continue
             seen.add(nets)
             values = finished.values((teacher["run"], run["run"]), evaluation, metric, group)
@@ -120,11 +121,13 @@ def _by_run(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _layers(part: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """All layers, thirds of the depth, and each depth that all runs have."""
+    """All layers, thirds of the depth with more than one, and each depth that all runs have."""
     third = np.ceil(part["depth"] * 3 - 1e-9).astype(int) - 1
     found = {ALL: part}
-    found |= {name: part[third == i] for i, name in enumerate(THIRDS) if (third == i).any()}
     depth = part["depth"].round(4)
+    for i, name in enumerate(THIRDS):
+        if depth[third == i].nunique() > 1:
+            found[name] = part[third == i]
     times = part.groupby(depth).size()
     common = times.index[times == part.groupby(PAIR).ngroups]
     return found | {f"depth {d:.2f}": part[depth == d] for d in common}

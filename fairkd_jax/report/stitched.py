@@ -28,6 +28,7 @@ PANELS = {
     "worst_group": "worst group",
     "closed": "share that closes",
 }
+MAY_BE_NONE = "on conflicting examples there may be no gap, so no share of it closes"
 Results = Sequence[Mapping[str, Any]]
 
 
@@ -77,8 +78,9 @@ def picture(finished: Finished, comparison: Comparison, title: str) -> figures.P
         f" through a linear map fitted, without labels, to {fitted} examples of another split;"
         f" answers to {counts} examples, means over {why._seeds(found)}. The share that closes is"
         " of the gap between teacher and student on conflicting examples: 0 is the student as it"
-        f" is, 1 the teacher (drawn from −1 to 2). {facts}. Bars are 95% intervals: over seeds, of"
-        " one seed over its examples; that of the share is Fieller's."
+        " is, 1 the teacher (drawn from −1 to 2); what the mean of the layer closes, which knows"
+        f" nothing of the example, is no robustness. {facts}. Bars are 95% intervals: over seeds,"
+        " of one seed over its examples; that of the share is Fieller's."
         + (f" Left out: {left_out}." if left_out else ""),
     )
 
@@ -124,6 +126,8 @@ def by_layer(results: Results, source: str, quantity: str) -> list[Estimate]:
         return [Estimate(*map(float, of_layer), 1) for of_layer in ends]
     if quantity == "closed":
         gaps = gap_of(results)
+        if not statistics.over_seeds(gaps).low > 0:  # what may be none has no shares
+            return [Estimate(np.nan, np.nan, np.nan, len(gaps))] * len(results[0]["second_layers"])
         return [statistics.ratio(restored, gaps) for restored in values("restored").T]
     return [statistics.over_seeds(of_layer, (0.0, 1.0)) for of_layer in values(quantity).T]
 
@@ -140,22 +144,16 @@ def gap_of(results: Results) -> Float[np.ndarray, "R"]:
 def _facts(results: Results) -> str:
     """ "gap 0.21 [...], of which the teacher's layer closes 0.10 [...] at stem, ..."."""
     gap = statistics.over_seeds(gap_of(results), (-1.0, 1.0))
-    if not gap.value > 0:
-        if not np.isfinite(gap.value):
-            return f"no gap: {results[0]['undefined']}"
-        return f"teacher minus student is {_told(gap)} on conflicting examples: nothing to close"
+    undefined = results[0]["undefined"] if len(results) == 1 else "" if gap.low > 0 else MAY_BE_NONE
+    if undefined:
+        return f"teacher minus student is {_told(gap)}: {undefined}".replace("nan", "–")
     closed = [
         f"{_told(estimate)} at {name}"
         for name, estimate in zip(
             results[0]["second_layers"], by_layer(results, "teacher", "closed")
         )
     ]
-    told = f"of a gap of {_told(gap)} the teacher's layer closes {', '.join(closed)}"
-    if len(results) == 1 and results[0]["undefined"]:
-        told += f" ({results[0]['undefined']})"
-    elif len(results) > 1 and not gap.low > 0:
-        told += " (the gap may be none, so shares of it have no interval)"
-    return told
+    return f"of a gap of {_told(gap)} the teacher's layer closes {', '.join(closed)}"
 
 
 def _told(one: Estimate) -> str:

@@ -22,6 +22,7 @@ from jaxtyping import Array as JaxArray
 from jaxtyping import Bool, Float, Int
 
 from fairkd_jax.distill.pairs import pool, positions
+from fairkd_jax.models.net import Net
 from fairkd_jax.representation.attention import Pairs, Readers, by_depth
 from fairkd_jax.representation.kinds import Chosen
 from fairkd_jax.sharding import put_replicated, replicated_like
@@ -47,7 +48,7 @@ def layer_pairs(readers: Readers, batch: Batch) -> tuple[Pairs, list[str]]:
             f"stitch: the first net tells {nets[0].num_classes} labels, the second "
             f"{nets[1].num_classes}: their accuracies are of different tasks"
         )
-    found = [net.shapes(batch, taps) for net, taps in readers]
+    found = [_shapes(net, taps, batch) for net, taps in readers]
     same_view = (nets[0].view, nets[0].identity) == (nets[1].view, nets[1].identity)
     pairs, left_out = [], []
     for names in by_depth([*found[0].taps], [*found[1].taps]):
@@ -68,6 +69,19 @@ def layer_pairs(readers: Readers, batch: Batch) -> tuple[Pairs, list[str]]:
             + ("; ".join(left_out) or f"The nets have {had}")
         )
     return tuple(pairs), left_out
+
+
+def _shapes(net: Net, taps: str, batch: Batch) -> Any:
+    """As `net.shapes`, with taps in the order in which the net computes them."""
+    order: list[str] = []  # what JAX returns has sorted keys
+
+    def run(variables: Any, batch: Batch) -> Any:
+        outputs = net.apply(variables, batch, train=False, save=taps)[0]
+        order[:] = outputs.taps
+        return outputs
+
+    found = jax.eval_shape(run, net.variable_shapes(), batch)
+    return found.replace(taps={name: found.taps[name] for name in order})
 
 
 def _unlike(names: tuple[str, str], shapes: Sequence[tuple[int, ...]]) -> str:

@@ -13,7 +13,10 @@ later layers can read, and no more. What is put in:
     mean        the mean of y: what is left where the layer says nothing of the example
 
 The share of the gap that closes is (patched - student) / (teacher - student), of accuracies on
-conflicting examples. Intervals are over the scored examples, of the maps as they were fitted.
+conflicting examples, where the student's is below the teacher's for sure. A student that follows a
+shortcut is right less often there than by chance, so what the mean closes, which knows nothing, is
+what a share has to exceed, at no cost on aligned examples. Intervals are over the scored examples,
+of the maps as they were fitted.
 """
 
 import functools
@@ -67,7 +70,7 @@ def stitch_nets(
                                     restored: on conflicting examples minus the student's; closed:
                                     the share of the gap; explained_aligned, explained_conflicting
                                     [P]: 1 - |what is put in - y|^2 / |mean - y|^2
-    undefined                       the reason why closed, or its interval, is NaN; or ""
+    undefined                       the reason why closed is NaN; or ""
 
     Raises what `check` and `linear_maps.products` raise, ValueError where nothing is to be scored,
     FloatingPointError where logits are not finite.
@@ -187,9 +190,9 @@ def _summary(
     found = stratified(lambda s: _quantities(s, aligned), sums, counts).told()
     told = {end: dict(zip(QUANTITIES, values)) for end, values in found.items()}
     gap = stratified(lambda s: _gap(s, aligned), sums, counts).told()
-    undefined, without = _undefined(gap, told["value"]["conflicting"])
-    for end in without:
-        told[end]["closed"] = np.full_like(told[end]["closed"], np.nan)
+    if undefined := _undefined(gap, told["value"]["conflicting"]):
+        for values in told.values():
+            values["closed"] = np.full_like(values["closed"], np.nan)
     totals = {k: v.sum(axis=0) for k, v in sums.items()}
     distance = sums["distance"].reshape(len(KINDS), BLOCKS, pairs, len(SOURCES)).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -208,20 +211,18 @@ def _summary(
     return result
 
 
-def _undefined(
-    gap: Mapping[str, np.ndarray], conflicting: Float[np.ndarray, "S"]
-) -> tuple[str, tuple[str, ...]]:
-    """(why the share of the gap, or its interval, is undefined; which of its numbers are)."""
+def _undefined(gap: Mapping[str, np.ndarray], conflicting: Float[np.ndarray, "S"]) -> str:
+    """Why there is no share of the gap; ""."""
     value, low, high = (float(gap[end]) for end in ("value", "low", "high"))
     if np.isnan(value):
-        return "no conflicting example was read", (*gap,)
+        return "no conflicting example was read"
     if value <= 0:
         told = f"teacher's {conflicting[0]:.3f}, student's {conflicting[1]:.3f}"
-        return f"accuracy on conflicting examples leaves no gap to close: {told}", (*gap,)
+        return f"accuracy on conflicting examples leaves no gap to close: {told}"
     if not low > 0:
         told = f"its interval [{low:.3f}, {high:.3f}] holds 0"
-        return f"the gap of {value:.3f} may be none ({told}): no interval", ("low", "high")
-    return "", ()
+        return f"the gap of {value:.3f} on conflicting examples may be none: {told}"
+    return ""
 
 
 def _accuracies(

@@ -101,10 +101,10 @@ def test_a_point_is_a_student_and_its_teacher(finished):
 def test_correlations_are_over_runs_by_layers_and_kind(finished):
     found = explain.points(finished)
     told = explain.correlations(found)
-    layers = ["all layers", "early", "middle", "late", "depth 0.33", "depth 0.67", "depth 1.00"]
+    layers = ["all layers", "depth 0.33", "depth 0.67", "depth 1.00"]
     assert [*dict.fromkeys(one.layers for one in told)] == layers
-    assert len(told) == 2 * 7 * 3
-    one = next(t for t in told if (t.students, t.layers) == ("distilled", "late"))
+    assert len(told) == 2 * 4 * 3
+    one = next(t for t in told if (t.students, t.layers) == ("distilled", "depth 1.00"))
     part = found[(found["students"] == "distilled") & (found["depth"] == 1)]
     want = scipy.stats.spearmanr(part["conflicting"].round(10), part["lost"].round(10))[0]
     assert one.kind == "conflicting" and one.correlation.value == pytest.approx(want)
@@ -112,6 +112,10 @@ def test_correlations_are_over_runs_by_layers_and_kind(finished):
     assert one.correlation.low < want < one.correlation.high
     same = [t for t in told if t.kind == "difference"]  # the same in all seeds, up to rounding
     assert all(math.isnan(t.correlation.value) for t in same)
+    deep = pd.concat([found.assign(depth=found["depth"] * k) for k in (0.5, 1.0)])
+    layers = [*dict.fromkeys(one.layers for one in explain.correlations(deep))]
+    # early 1/6 and 1/3, middle 1/2 and 2/3, late 1 alone, which is told by its depth
+    assert layers[1:3] == ["early", "middle"] and "late" not in layers
 
 
 def test_it_is_on_the_page_and_beside_it(finished, tmp_path):
@@ -119,7 +123,7 @@ def test_it_is_on_the_page_and_beside_it(finished, tmp_path):
     assert "resnet → resnet, conflicting\nρ" in scatter.figure.axes[0].get_title()
     assert "teacher's worst-group accuracy on in_domain/test minus the student's" in scatter.caption
     assert "distilled: 12 runs in 12 such sets" in by_depth.caption
-    assert "28 correlations were looked at here, uncorrected" in by_depth.caption
+    assert "16 correlations were looked at here, uncorrected" in by_depth.caption
     assert scatter.svg() and by_depth.svg()
     folder = tmp_path / "studies" / "synthetic"
     read(folder, seeds=2)
@@ -166,8 +170,8 @@ def test_layers_that_are_undefined_leave_their_run_out(tmp_path):
     synthetic_study.close(folder)
     table = pd.read_csv(io.StringIO(explain.tables(records.read(folder))["explanation.csv"]))
     table = table[table["students"] == "distilled"].set_index(["layers", "kind"])["runs"]
-    assert table["all layers", "conflicting"] == table["late", "difference"] == 5
-    assert table["all layers", "aligned"] == table["early", "conflicting"] == 6
+    assert table["all layers", "conflicting"] == table["depth 1.00", "difference"] == 5
+    assert table["all layers", "aligned"] == table["depth 0.33", "conflicting"] == 6
 
 
 def test_a_study_without_comparisons_has_none_of_it(tmp_path):
