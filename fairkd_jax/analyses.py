@@ -7,6 +7,11 @@ from typing import Any
 from fairkd_jax.recipe import later
 
 
+def _other_set() -> Any:
+    """A field that names a set of which a split is read; None: that which nets were trained on."""
+    return later(None, unsaid=True, room="sets")
+
+
 @dataclasses.dataclass(frozen=True)
 class Compare:
     """Layers of two nets to compare inside, on aligned and on conflicting examples of a split.
@@ -23,6 +28,7 @@ class Compare:
     batch_size: int = 256
     measures: tuple[Mapping[str, Any], ...] = later((), one_or_more=True)
     other_seed: bool = later(False)
+    set: Mapping[str, Any] | None = _other_set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Attention:
     second: str = ""
     examples: int = 512  # at most, of each kind
     batch_size: int = 64  # maps of all layers of a batch are in memory together
+    set: Mapping[str, Any] | None = _other_set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Probe:
     folds: int = 5
     seed: int = 0  # of folds and of the control task
     batch_size: int = 256
+    set: Mapping[str, Any] | None = _other_set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Circuit:
     An example of a split and a corrupt one, which the set makes of it, are a pair.
     """
 
-    scores: Mapping[str, Mapping[str, Any]] = dataclasses.field(
+    scores: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, metadata={"room": "scores"}
     )  # ways of scoring, by name: {"eap_ig": {"name": "eap_ig"}}; {}: no circuits
     pairs: str = "attribute"  # what the set changes: attribute | subject_object | heuristic | ...
@@ -93,6 +101,7 @@ class Circuit:
     batch_size: int = 16
     at_once: int = 8  # patched passes of a batch that run together
     seed: int = 0  # of random circuits and of the bootstrap
+    set: Mapping[str, Any] | None = _other_set()
 
 
 @dataclasses.dataclass(frozen=True)

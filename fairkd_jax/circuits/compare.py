@@ -25,6 +25,7 @@ def compare_circuits(
     batches: Iterable[Batch],
     *,
     scores: Mapping[str, Score],
+    labels: tuple[int, ...] = (),
     level: str = "edges",
     metric: str = "logit_difference",
     ablation: str = "interchange",
@@ -39,7 +40,8 @@ def compare_circuits(
 ) -> dict[str, Any]:
     """What each way of scoring finds in either net, how faithful it is, how much both share.
 
-    `batches` have "corrupt" beside "views". `sizes` are shares of all sites, `thresholds` of |s|.
+    `batches` have "corrupt" beside "views". `sizes` are shares of all sites, `thresholds` of |s|;
+    `labels` say which label of the examples each class of the nets counts as, if they are others.
     Returned:
 
     level, why              "edges", or "nodes", and by net why it has no edges
@@ -66,7 +68,7 @@ def compare_circuits(
             net,
             variables,
             graph_of(net, batches[0], level),
-            metric_of(metric),
+            metric_of(metric, labels),
             batches,
             ablation,
             put,

@@ -4,7 +4,8 @@
 
 as in arXiv 2403.17806, section 4; where nodes are kept, empty is the net with none of them, of
 whose clean input the rest is computed. Intervals are 95% bootstrap percentiles over examples, of a
-circuit as it is. Beside it stand random circuits of as many sites.
+circuit as it is, which was chosen on the same examples. Beside it stand random circuits of as many
+sites.
 """
 
 from collections.abc import Callable, Sequence

@@ -103,7 +103,7 @@ def mapped(
         best = sites[np.argsort(-np.abs(scores[sites]), kind="stable")]
         kept[best[: int(np.ceil(wanted * len(sites) - 1e-9))]] = True
     found = circuit & (parts.first.sum(axis=1) > 0)
-    return kept, _ratio(found.sum(), circuit.sum())
+    return kept, _ratio(float(found.sum()), float(circuit.sum()))
 
 
 def _share(of: Int[np.ndarray, "S P"], values: np.ndarray) -> Float[np.ndarray, "P"]:

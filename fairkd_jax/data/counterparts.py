@@ -28,14 +28,15 @@ def subject_object(split: Split) -> Flipped:
 
 
 def _swapped(text: str) -> str | None:
-    found = SENTENCE.fullmatch(text.strip().lower()) if parse(text) else None
+    text = text.strip()
+    said = text.rstrip(" .!")  # as HANS has it, a full stop stands apart
+    found = SENTENCE.fullmatch(said.lower()) if parse(said) else None
     if found is None:
         return None
-    text = text.strip()
     spans = [found.span(i) for i in range(1, 6)]
     article, subject, verb, other, last = (text[a:b] for a, b in spans)
     other, article = (other.capitalize() if article[0].isupper() else other), article.lower()
-    return " ".join((other, last, verb, article, subject)) + text[spans[-1][1] :]
+    return " ".join((other, last, verb, article, subject)) + text[len(said) :]
 
 
 def word_overlap(split: Split, classes: Mapping[str, Sequence]) -> Flipped:

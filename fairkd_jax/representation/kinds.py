@@ -71,10 +71,10 @@ def jackknife(
     """A statistic of sums, from those by block; the first `filled` blocks have examples."""
     totals = {k: v.sum(axis=0) for k, v in blocks.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.asarray(statistic(totals), float)
-        without = [
-            statistic({k: totals[k] - v[i] for k, v in blocks.items()}) for i in range(filled)
-        ]
+        found = [statistic(totals)]
+        for i in range(filled):
+            found.append(statistic({k: totals[k] - v[i] for k, v in blocks.items()}))
+    value, *without = (np.asarray(one, float) for one in found)
     return jackknifed(value, without)
 
 

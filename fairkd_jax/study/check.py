@@ -160,7 +160,7 @@ def _check_compare(one: Stage, tried: set[str]) -> None:
     """
     config, data = one.config.compare, data_of(one)
     compare.check(config.examples, measure.build(config.measures))
-    source = pipeline.open_data(data).source(config.split)
+    source = pipeline.open_data(data).source(config.split, config.set)
     batch = pipeline.eval_batches(source, 1)[0]
     for name, taps in (("first", config.first), ("second", config.second)):
         net = loop.net_of(one.inputs[name].config.data, one.inputs[name].config.model)

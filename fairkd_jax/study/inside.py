@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from fairkd_jax import registry
 from fairkd_jax.analyses import (
@@ -27,6 +28,7 @@ from fairkd_jax.circuits.graph import graph_of
 from fairkd_jax.config import Experiment, Stage, as_dict
 from fairkd_jax.data import counterparts, pipeline
 from fairkd_jax.data.source import Source
+from fairkd_jax.evaluation.sums import label_map
 from fairkd_jax.models.net import Net
 from fairkd_jax.representation import attention, collect, linear_maps, probes, stitch
 from fairkd_jax.study.reads import data_of, sealed_alone
@@ -81,14 +83,15 @@ def of_twins(compare: Compare) -> Compare:
 
 def source_of(kind: str, config: Any, opened: pipeline.Opened, nets: Iterable[Net]) -> Source:
     """The examples that a stage of a kind reads: those of its split, or pairs made of them."""
-    source = opened.source(config.split)
+    source = opened.source(config.split, getattr(config, "set", None))
     made = SOURCES.get(kind)
     return made(config, source, opened, {net.view for net in nets}) if made else source
 
 
 def _pairs(config: Any, source: Source, opened: pipeline.Opened, views: set[str]) -> Source:
     told = config.pairs, config.kind, config.examples, views
-    return counterparts.paired(source, opened.dataset, *told)
+    dataset = registry.build("sets", config.set) if config.set else opened.dataset
+    return counterparts.paired(source, dataset, *told)
 
 
 SOURCES = {"circuit": _pairs}  # of kinds that read something else than examples of a split
@@ -99,11 +102,26 @@ def also_read(config: Any, opened: pipeline.Opened) -> tuple[Source, ...]:
     return (opened.source(config.fit_split),) if hasattr(config, "fit_split") else ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What is known of the examples that a stage reads."""
+
+    aligned: Bool[np.ndarray, "Y A"]  # by label and attribute: is the shortcut right?
+    labels: tuple[int, ...]  # for each class of the nets, the label of the set that it counts as
+
+
+def seen(opened: pipeline.Opened, source: Source) -> Seen:
+    """Raises ValueError where the labels of the set are none of the nets'."""
+    info = source.split.info
+    labels = label_map(opened.dataset.info.label_names, info)
+    return Seen(np.asarray(info.aligned), tuple(labels.tolist()))
+
+
 def _attention(
     config: Any,
     nets: Nets,
     batches: Iterable[Batch],
-    aligned: np.ndarray,
+    seen: Seen,
     put: Callable[[Batch], Batch],
 ) -> dict[str, Any]:
     (first, first_variables), (second, second_variables) = nets["first"], nets["second"]
@@ -111,7 +129,7 @@ def _attention(
         ((first, config.first), (second, config.second)),
         (first_variables, second_variables),
         batches,
-        aligned=aligned.reshape(-1),
+        aligned=seen.aligned.reshape(-1),
         examples=config.examples,
         put=put,
     )
@@ -121,13 +139,13 @@ def _probe(
     config: Any,
     nets: Nets,
     batches: Iterable[Batch],
-    aligned: np.ndarray,
+    seen: Seen,
     put: Callable[[Batch], Batch],
 ) -> dict[str, Any]:
     return probes.probe(
         (*nets["net"], config.taps),
         batches,
-        aligned=aligned,
+        aligned=seen.aligned,
         examples=config.examples,
         folds=config.folds,
         seed=config.seed,
@@ -140,7 +158,7 @@ def _stitch(
     nets: Nets,
     to_fit: Iterable[Batch],
     batches: Iterable[Batch],
-    aligned: np.ndarray,
+    seen: Seen,
     put: Callable[[Batch], Batch],
 ) -> dict[str, Any]:
     (first, first_variables), (second, second_variables) = nets["first"], nets["second"]
@@ -149,7 +167,7 @@ def _stitch(
         (first_variables, second_variables),
         to_fit,
         batches,
-        aligned=aligned.reshape(-1),
+        aligned=seen.aligned.reshape(-1),
         fit_examples=config.fit_examples,
         examples=config.examples,
         ridge=config.ridge,
@@ -162,13 +180,14 @@ def _circuit(
     config: Any,
     nets: Nets,
     batches: Iterable[Batch],
-    aligned: np.ndarray,
+    seen: Seen,
     put: Callable[[Batch], Batch],
 ) -> dict[str, Any]:
     return circuits.compare_circuits(
         nets,
         batches,
         scores=_scores(config),
+        labels=seen.labels,
         **{name: getattr(config, name) for name in CIRCUIT},
         select_by=config.select,
         put=put,
@@ -241,7 +260,8 @@ def _check_circuit(one: Stage, tried: set[str]) -> None:
         level, _ = circuits.level_of(nets, config.level)
         for net in nets.values():
             graph_of(net, batch, level)
-        source_of("circuit", config, pipeline.open_data(data_of(one)), nets.values())
+        opened = pipeline.open_data(data_of(one))
+        seen(opened, source_of("circuit", config, opened, nets.values()))
 
 
 def _opened(one: Stage, tried: set[str]) -> tuple[Batch, dict[str, Net]]:
@@ -249,7 +269,7 @@ def _opened(one: Stage, tried: set[str]) -> tuple[Batch, dict[str, Net]]:
     config, data = getattr(one.config, one.kind), data_of(one)
     made = {name: (s.config.data, s.config.model) for name, s in one.inputs.items()}
     key = json.dumps([one.kind, *map(as_dict, (config, data, made))], sort_keys=True)
-    source = pipeline.open_data(data).source(config.split)
+    source = pipeline.open_data(data).source(config.split, getattr(config, "set", None))
     if key in tried:
         return {}, {}
     tried.add(key)

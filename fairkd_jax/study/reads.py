@@ -166,7 +166,8 @@ def _evaluate(stage: Stage) -> Files:
 
 
 def _inside(stage: Stage) -> Files:
-    yield from _split(data_of(stage).set, getattr(stage.config, stage.kind).split)
+    config = getattr(stage.config, stage.kind)
+    yield from _split(config.set or data_of(stage).set, config.split)
 
 
 def _stitch(stage: Stage) -> Files:

@@ -334,7 +334,7 @@ def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:
 def _compare(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config, first = stage.config.compare, stage.inputs["first"]
-    source = pipeline.open_data(first.config.data).source(config.split)
+    source = pipeline.open_data(first.config.data).source(config.split, config.set)
     nets = place.net(first), place.net(stage.inputs["second"])
     # the first of each kind are compared, and these are to be no shorter than others
     both = (net for net, _ in nets)
@@ -365,8 +365,8 @@ def _inside(stage: Stage, place: Place, guard: Guard) -> int:
         _batches(one, config.batch_size, place, *read, in_order=True)
         for one in (*inside.also_read(config, opened), source)
     ]
-    aligned = np.asarray(source.split.info.aligned)
-    result = inside.RESULTS[stage.kind](config, nets, *batches, aligned, place.put)
+    seen = inside.seen(opened, source)
+    result = inside.RESULTS[stage.kind](config, nets, *batches, seen, place.put)
     if jax.process_index() == 0:
         files.write_json(place.folder(stage) / "result.json", result)
     return len(source.split)

@@ -1,8 +1,9 @@
 """Nets built by hand in which one path does all the work: a ViT and a T5.
 
-What flows along the path is a sign; all else is constant. Each writer of the path adds its sign to
-channels of its own, always of one size, so normalisation is by the same number whatever the signs
-are, and no edge but those of the path has any effect. Perceptrons pass the sign on exactly:
+What flows along the path is a sign; all else is constant, and large, so that norms hang on it alone
+to the first order too. Each writer of the path adds its sign to channels of its own, always of one
+size, so normalisation is by the same number whatever the signs are, and no edge but those of the
+path has any effect. Perceptrons pass the sign on exactly:
 gelu(x) - gelu(-x) = relu(x) - relu(-x) = x.
 """
 
@@ -16,7 +17,8 @@ from fairkd_jax.models.net import Net
 from fairkd_jax.models.t5 import T5
 from fairkd_jax.models.vit import ViT
 
-ROWS, CONSTANT = 6, 4.0
+ROWS, CONSTANT = 6, 8.0
+LAYER, ROOT = CONSTANT / 2, CONSTANT / np.sqrt(8)  # by which norms of 8 channels divide, nearly
 LABEL = np.arange(ROWS, dtype=np.int32) % 2
 SIGN = np.float32(1 - 2 * LABEL)
 
@@ -52,12 +54,12 @@ def vit(depth: int = 2, head: int = 1) -> Planted:
     params["embed"]["position"][..., :2] = CONSTANT, -CONSTANT
     block = params[f"block{first:02}"]
     unit = 4 * head
-    block["value"]["kernel"][2, unit] = 1
-    block["attn_out"]["kernel"][unit, 4:6] = 2, -2
+    block["value"]["kernel"][2, unit] = LAYER
+    block["attn_out"]["kernel"][unit, 4:6] = 1, -1
     block = params[f"block{last:02}"]
-    block["mlp_in"]["kernel"][4] = 1, -1
-    block["mlp_out"]["kernel"][:, 6:] = [[4, -4], [-4, 4]]
-    params["head"]["kernel"][6] = 1, -1
+    block["mlp_in"]["kernel"][4] = LAYER, -LAYER
+    block["mlp_out"]["kernel"][:, 6:] = [[1, -1], [-1, 1]]
+    params["head"]["kernel"][6] = LAYER, -LAYER
     pixels = SIGN[:, None, None, None] * np.ones((1, 8, 8, 1), np.float32)
     batch = _batch("image", {"pixels": pixels}, {"pixels": -pixels})
     read, write = f"block{first:02}/head_out[{head}]", f"block{last:02}/mlp_out"
@@ -82,12 +84,12 @@ def t5() -> Planted:
         (enc["block00"]["attn"], 0, 1, 2),
         (dec["block00"]["cross"], 1, 3, 4),
     ):
-        attention["value"]["kernel"][reads, 2 * head] = 1
-        attention["out"]["kernel"][2 * head, writes] = 2
+        attention["value"]["kernel"][reads, 2 * head] = ROOT
+        attention["out"]["kernel"][2 * head, writes] = 1
     for mlp, reads, writes in ((enc["block01"]["mlp"], 2, 3), (dec["block01"]["mlp"], 4, 5)):
-        mlp["inner"]["kernel"][reads] = 1, -1
-        mlp["out"]["kernel"][:, writes] = 2, -2
-    params["head"]["kernel"][5] = 1, -1
+        mlp["inner"]["kernel"][reads] = ROOT, -ROOT
+        mlp["out"]["kernel"][:, writes] = 1, -1
+    params["head"]["kernel"][5] = ROOT, -ROOT
     tokens = np.stack([np.where(SIGN > 0, 2, 3)] * 3 + [np.zeros(ROWS)], axis=1).astype(np.int32)
     corrupt = np.where(tokens >= 2, 5 - tokens, tokens).astype(np.int32)
     mask = np.ones_like(tokens)

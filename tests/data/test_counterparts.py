@@ -28,7 +28,7 @@ def texts(*pairs) -> Split:
 def test_subject_and_object_change_places_and_nothing_else_does():
     rows, corrupt = counterparts.subject_object(
         texts(
-            ("It was so.", "The doctor advised an actor ."),
+            ("It was so.", "The doctor advised an actor."),
             ("It was so.", "The doctor slept."),
             ("It was so.", "a judge thanked the poet"),
             ("It was so.", "The twin married the poet."),  # says the same of both
@@ -36,7 +36,7 @@ def test_subject_and_object_change_places_and_nothing_else_does():
     )
     assert rows.tolist() == [0, 2]
     found = corrupt.columns["hypothesis"].tolist()
-    assert found[1] == "the poet thanked a judge"
+    assert found == ["An actor advised the doctor.", "the poet thanked a judge"]
     assert corrupt.columns["premise"].tolist() == ["It was so."] * 2
 
 

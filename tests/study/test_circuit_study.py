@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fairkd_jax import sharding
-from fairkd_jax.analyses import Circuit
+from fairkd_jax.analyses import Attention, Circuit, Compare, Probe
 from fairkd_jax.config import Data, Experiment, Role, Study, Train, as_dict, parse
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.report import html
@@ -122,3 +122,67 @@ def test_nets_without_edges_are_compared_by_nodes_and_the_page_says_why(tmp_path
     page = html.write(folder).read_text()
     assert "passes a ReLU before the next block reads it" in page
     assert "the nets share no part" in page
+
+
+HANS = [
+    f"{label}\tThe {a} {verb} the {b} .\tThe {x} {verb} the {y} .\tlexical_overlap"
+    for a, verb, b in (
+        ("doctor", "called", "lawyer"),
+        ("artist", "advised", "senator"),
+        ("judge", "thanked", "actor"),
+    )
+    for label, x, y in (("entailment", a, b), ("non-entailment", b, a))
+]
+
+
+@pytest.mark.slow
+def test_nets_are_asked_about_examples_of_another_set(tmp_path):
+    lines = "label\tpremise\thypothesis\theuristic", *HANS
+    (tmp_path / "hans.tsv").write_text("\n".join(lines) + "\n")
+    other = {
+        "name": "nli_files",
+        "folder": str(tmp_path),
+        "hans": "hans.tsv",
+        "label_names": ("entailment", "non-entailment"),
+        "attribute": "heuristic",
+        "attribute_names": ("lexical_overlap",),
+        "suggests": {"lexical_overlap": ("entailment",)},
+    }
+    asked = {"set": other, "split": "hans"}
+    bert = Role({"name": "bert", "depth": 1, "width": 8, "heads": 2}, train=TRAIN)
+    words = {"wordpiece": {"name": "wordpiece", "length": 24, "vocab_size": 300}}
+    plain = Study(
+        name="elsewhere",
+        seeds=1,
+        experiment=Experiment(
+            data=Data(set={"name": "template_nli", "train": 60, "eval": 30}, views=words),
+            teacher=bert,
+            student=bert,
+            compare=Compare(first=".*/out", second=".*/out", **asked),
+            attention=Attention(first=".*_probs", second=".*_probs", **asked),
+            probe=Probe(taps=".*/out", folds=2, **asked),
+            circuit=dataclasses.replace(CIRCUIT, pairs="subject_object", kind="all", **asked),
+        ),
+    )
+    assert as_dict(parse(Study, as_dict(plain))) == as_dict(plain)
+    workdir, mesh = tmp_path / "runs", sharding.make_mesh(devices=jax.devices()[:1])
+    folder = execute.run(plain, workdir, mesh)
+    runs = {run["role"]: run for run in json.loads((folder / "study.json").read_text())["runs"]}
+    inside = runs["distilled"]["inside"] | {
+        "compare": next(iter(runs["distilled"]["comparisons"].values()))
+    }
+    told = {
+        name: json.loads((workdir / "stages" / one / "result.json").read_text())
+        for name, one in inside.items()
+    }
+    assert told.pop("circuit/teacher")["n"] == len(HANS)
+    assert {(one["n_aligned"], one["n_conflicting"]) for one in told.values()} == {(3, 3)}
+    with pytest.raises(UnknownName, match=r"'tset'.*hans"):
+        check(
+            dataclasses.replace(
+                plain,
+                experiment=dataclasses.replace(
+                    plain.experiment, probe=Probe(taps=".*/out", set=other, split="tset")
+                ),
+            )
+        )

@@ -81,9 +81,9 @@ def test_nets_are_as_they_were_and_nothing_is_asked_by_default():
 @pytest.mark.quick
 def test_a_teacher_is_compared_with_that_of_the_next_seed():
     asked = Compare(first=".*/out", second=".*/out", examples=24, measures=({"name": "svcca"},))
-    alone = {"attention": Attention(), "probe": Probe(), "stitch": Stitch()}
-    plain = study(compare=asked, **alone)
-    both = study(compare=dataclasses.replace(asked, other_seed=True), **alone)
+    none = {"attention": Attention(), "probe": Probe(), "stitch": Stitch()}
+    plain = study(compare=asked, **none)
+    both = study(compare=dataclasses.replace(asked, other_seed=True), **none)
     runs = plan.runs(dataclasses.replace(both, seeds=2))
     teachers = [run for run in runs if run.role == "teacher"]
     pairs = [run.inside["other_seed"].inputs for run in teachers]
