@@ -150,7 +150,7 @@ def tables(finished: Finished) -> dict[str, str]:
 
 
 def pictures(finished: Finished) -> list[figures.Picture]:
-    """Lost robustness against divergence, and the correlations by depth; none without runs."""
+    """Lost robustness against divergence, and the correlations by depth, where there are any."""
     found = points(finished)
     if found.empty:
         return []
@@ -163,10 +163,15 @@ def pictures(finished: Finished) -> list[figures.Picture]:
     if metrics.kind(metric).better < 0:
         lost = f"student's {name} on {evaluation} minus the teacher's"
     tests = sum(not math.isnan(one.correlation.value) for one in told)
+    if not tests:
+        reasons = "; ".join(dict.fromkeys(one.correlation.undefined for one in told))
+        return [_scatter(found, told, lost, f" No correlation is told: {reasons}.")]
     return [_scatter(found, told, lost), _by_depth(told, lost, tests)]
 
 
-def _scatter(found: pd.DataFrame, told: Sequence[Told], lost: str) -> figures.Picture:
+def _scatter(
+    found: pd.DataFrame, told: Sequence[Told], lost: str, more: str = ""
+) -> figures.Picture:
     """A line of panels for each pair of families: a kind each, a point a run."""
     families = [*dict.fromkeys(found["families"])]
     methods = [*dict.fromkeys(found["debias"])]
@@ -209,7 +214,7 @@ def _scatter(found: pd.DataFrame, told: Sequence[Told], lost: str) -> figures.Pi
         " the mean over pairs of layers of equal relative depth, on conflicting examples, on"
         " aligned ones, and the first minus the second. Colour is the debiasing method; ρ is"
         " Spearman's rank correlation of distilled nets, with its 95% interval. Points:"
-        " divergence.csv.",
+        f" divergence.csv.{more}",
     )
 
 

@@ -146,7 +146,8 @@ def _facts(results: Results) -> str:
     gap = statistics.over_seeds(gap_of(results), (-1.0, 1.0))
     undefined = results[0]["undefined"] if len(results) == 1 else "" if gap.low > 0 else MAY_BE_NONE
     if undefined:
-        return f"teacher minus student is {_told(gap)}: {undefined}".replace("nan", "–")
+        told = f"teacher minus student is {_told(gap)}: {undefined}"
+        return told.replace("nan", "–").replace("-", "−")
     closed = [
         f"{_told(estimate)} at {name}"
         for name, estimate in zip(

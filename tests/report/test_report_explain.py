@@ -128,7 +128,8 @@ def test_it_is_on_the_page_and_beside_it(finished, tmp_path):
     folder = tmp_path / "studies" / "synthetic"
     read(folder, seeds=2)
     page = html.write(folder).read_text()
-    assert "Does divergence inside tell of lost robustness?" in page
+    assert "Lost robustness against divergence inside" in page
+    assert "No correlation is told: 4 runs, fewer than 5." in page
     table = pd.read_csv(folder / "report" / "explanation.csv")
     assert (table["undefined"] == "4 runs, fewer than 5").all() and table["value"].isna().all()
     assert len(pd.read_csv(folder / "report" / "divergence.csv")) == 2 * 2 * 2 * 3
@@ -142,7 +143,8 @@ def test_robustness_is_lost_where_a_gap_grows(tmp_path):
         want = abs(value[one["run"]]) - abs(value[one["teacher_run"]])
         assert one["lost"] == pytest.approx(want)
     assert "student's |gap aligned|" in explain.pictures(gap)[0].caption
-    assert "ρ –, 4 runs" in explain.pictures(gap)[0].figure.axes[0].get_title()
+    (picture,) = explain.pictures(gap)
+    assert "ρ –, 4 runs" in picture.figure.axes[0].get_title()
 
 
 def test_a_baseline_of_several_comparisons_is_one_run(tmp_path):
