@@ -26,8 +26,8 @@ from fairkd_jax.types import Array, Batch, Outputs
 
 BLOCK = re.compile(r"((?:.*/)?block\d+)/")  # of a variable's path
 Gather = Callable[[Any], Any]  # parameters, by the end of their paths -> the same, whole
-# primitives whose results are worth keeping for the gradient where parameters are gathered again
-COSTLY = ("dot_general", "conv_general_dilated", "random_bits", "threefry2x32")
+# primitives by which parameters are gathered (`sharding.whole`), and brought into another form
+ANEW = ("custom_vjp_call", "convert_element_type", "reshape", "transpose", "broadcast_in_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,8 +261,8 @@ def _gathered_but_blocks(params: Any, gather: Gather) -> Any:
 
 
 def _kept(primitive: Any, *_: Any, **__: Any) -> bool:
-    """Is its result kept for the gradient? Not what was gathered, nor what is cheaply made."""
-    return primitive.name in COSTLY
+    """Is its result kept for the gradient? Not what was gathered, nor another form of it."""
+    return primitive.name not in ANEW
 
 
 def call_block(module: nnx.Module, tape: Tape, name: str, *inputs: Any, remat: bool) -> Array:
