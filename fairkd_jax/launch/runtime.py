@@ -8,6 +8,7 @@ there last, so that nothing there takes the place of what is installed, and not 
 was told to be safe (`python -P`, PYTHONSAFEPATH).
 """
 
+import contextlib
 import dis
 import errno
 import functools
@@ -17,7 +18,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import app, flags, logging
@@ -25,6 +26,8 @@ from jax.sharding import Mesh
 
 from fairkd_jax import processes, sharding
 from fairkd_jax.launch import rollcall
+from fairkd_jax.study import fleet, worker
+from fairkd_jax.study.share import Share
 from fairkd_jax.types import Path
 
 FAKE_DEVICES = flags.DEFINE_integer(
@@ -63,17 +66,56 @@ def start(workdir: Path | None = None) -> Mesh:
     Raises TimeoutError naming the hosts that do not report in time, and `rollcall.NotShared` naming
     those that do not see the work folder of process 0.
     """
-    if FAKE_DEVICES.value:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", FAKE_DEVICES.value)
+    _pretend()
     _join_hosts(workdir)
-    if COMPILATION_CACHE.value and jax.default_backend() != "cpu":
-        cache = pathlib.Path(COMPILATION_CACHE.value).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    worker.keep_programs(COMPILATION_CACHE.value)
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
         _say(f"{jax.process_count()} process(es), {jax.device_count()} x {kind}")
     return sharding.make_mesh(FSDP.value)
+
+
+@contextlib.contextmanager
+def leading(workers: str, cluster: str | None) -> Iterator[tuple[Mesh, fleet.Fleet]]:
+    """(mesh, workers) where others compute, as the flags say; in the place of `start`.
+
+    This process then leaves accelerators alone, and sees as many devices as each worker has. Raises
+    what `fleet.hired` raises.
+    """
+    if any(flag.value is not None for flag in (COORDINATOR, NUM_PROCESSES, PROCESS_ID)):
+        raise ValueError(
+            "--workers are processes by themselves, those of --coordinator are one run: one of both"
+        )
+    _pretend()
+    values, own = jax.config.values, max(1, jax.config.values["jax_num_cpu_devices"])
+    setup = worker.Setup(
+        path=tuple(sys.path),
+        folder=os.getcwd(),
+        jax=dict(values),
+        programs=COMPILATION_CACHE.value,
+        verbosity=logging.get_verbosity(),
+        fsdp=FSDP.value,
+        cores=0,
+    )
+    on_cpu = values["jax_platforms"] == "cpu"
+    with fleet.hired(workers, cluster, on_cpu, setup, own) as crew:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", crew.share.devices)
+        _say(f"{crew.share.number} worker(s), each with {_reserved(crew.share)}")
+        yield sharding.make_mesh(FSDP.value), crew
+
+
+def _reserved(share: Share) -> str:
+    what = {**share.reserved, **share.reserved.get("resources", {})}
+    names = {"num_cpus": "core(s)", "num_gpus": "GPU", "TPU": "TPU chip(s)"}
+    return " and ".join(f"{what[k]:g} {name}" for k, name in names.items() if what.get(k))
+
+
+def _pretend() -> None:
+    """CPU devices, where they are asked for."""
+    if FAKE_DEVICES.value:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", FAKE_DEVICES.value)
 
 
 def _join_hosts(workdir: Path | None) -> None:
