@@ -11,7 +11,9 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -68,7 +70,10 @@ def hired(
     try:
         ray.init(cluster or "local", include_dashboard=False, logging_level="error", **here)
     except (ConnectionError, TimeoutError) as error:
-        raise ConnectionError(f"--cluster={cluster}: no Ray cluster answers: {error}") from error
+        raise ConnectionError(
+            f"--cluster={cluster}: no Ray cluster answers: {error}. Where it asks for a "
+            "token, set RAY_AUTH_MODE=token"
+        ) from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
@@ -152,6 +157,8 @@ class Fleet:
         variables = {name: os.environ[name] for name in SENT if name in os.environ}
         # Ray would have LAPACK use as many threads as a worker has cores: see `worker.own_cores`
         variables.setdefault("OMP_NUM_THREADS", str(_cores()))
+        # its code travels: where Python is to look for ours it is told only as it starts
+        ray.cloudpickle.register_pickle_by_value(sys.modules[Worker.__module__])
         kind = ray.remote(Worker).options(
             runtime_env={"env_vars": variables},
             scheduling_strategy="SPREAD",
@@ -203,7 +210,11 @@ def answer(reference: Any) -> dict[str, Any]:
     except ray.exceptions.RayTaskError:  # of the code in between: what is asked for ends in words
         raise
     except ray.exceptions.RayError as error:
-        return {"state": LOST, "why": " ".join(str(error).split())[:300]}
+        told = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+        return {
+            "state": LOST,
+            "why": told if len(told) < 600 else f"{told[:300]} ... {told[-300:]}",
+        }
 
 
 def _is_done(one: Stage, place: stage.Place) -> bool:

@@ -1,7 +1,7 @@
 """A worker: a process that owns its devices, keeps its programs, and runs stages one by one.
 
-It is the process of a Ray actor (fleet.py). Python may find other modules in it than in the process
-that made it until `start` says where to look, so all else is imported after that.
+It is the process of a Ray actor (fleet.py), to which this file is sent as it is: Python may find
+other modules there until `start` says where to look, so all else is imported after that.
 """
 
 import contextlib
