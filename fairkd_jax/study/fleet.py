@@ -211,10 +211,9 @@ def answer(reference: Any) -> dict[str, Any]:
         raise
     except ray.exceptions.RayError as error:
         told = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-        return {
-            "state": LOST,
-            "why": told if len(told) < 600 else f"{told[:300]} ... {told[-300:]}",
-        }
+        told = told[max(0, told.find("Worker exit type")) :]
+        short = told if len(told) < 300 else f"{told[:140]} ... {told[-140:]}"
+        return {"state": LOST, "why": short}
 
 
 def _is_done(one: Stage, place: stage.Place) -> bool:
