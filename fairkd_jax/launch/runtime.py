@@ -8,7 +8,6 @@ there last, so that nothing there takes the place of what is installed, and not 
 was told to be safe (`python -P`, PYTHONSAFEPATH).
 """
 
-import contextlib
 import dis
 import errno
 import functools
@@ -18,7 +17,7 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 from absl import app, flags, logging
@@ -26,8 +25,7 @@ from jax.sharding import Mesh
 
 from fairkd_jax import processes, sharding
 from fairkd_jax.launch import rollcall
-from fairkd_jax.study import fleet, worker
-from fairkd_jax.study.share import Share
+from fairkd_jax.study import worker
 from fairkd_jax.types import Path
 
 FAKE_DEVICES = flags.DEFINE_integer(
@@ -66,52 +64,16 @@ def start(workdir: Path | None = None) -> Mesh:
     Raises TimeoutError naming the hosts that do not report in time, and `rollcall.NotShared` naming
     those that do not see the work folder of process 0.
     """
-    _pretend()
+    pretend()
     _join_hosts(workdir)
     worker.keep_programs(COMPILATION_CACHE.value)
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
-        _say(f"{jax.process_count()} process(es), {jax.device_count()} x {kind}")
+        say(f"{jax.process_count()} process(es), {jax.device_count()} x {kind}")
     return sharding.make_mesh(FSDP.value)
 
 
-@contextlib.contextmanager
-def leading(workers: str, cluster: str | None) -> Iterator[tuple[Mesh, fleet.Fleet]]:
-    """(mesh, workers) where others compute, as the flags say; in the place of `start`.
-
-    This process then leaves accelerators alone, and sees as many devices as each worker has. Raises
-    what `fleet.hired` raises.
-    """
-    if any(flag.value is not None for flag in (COORDINATOR, NUM_PROCESSES, PROCESS_ID)):
-        raise ValueError(
-            "--workers are processes by themselves, those of --coordinator are one run: one of both"
-        )
-    _pretend()
-    values, own = jax.config.values, max(1, jax.config.values["jax_num_cpu_devices"])
-    setup = worker.Setup(
-        path=tuple(sys.path),
-        folder=os.getcwd(),
-        jax=dict(values),
-        programs=COMPILATION_CACHE.value,
-        verbosity=logging.get_verbosity(),
-        fsdp=FSDP.value,
-        cores=0,
-    )
-    on_cpu = values["jax_platforms"] == "cpu"
-    with fleet.hired(workers, cluster, on_cpu, setup, own) as crew:
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", crew.share.devices)
-        _say(f"{crew.share.number} worker(s), each with {_reserved(crew.share)}")
-        yield sharding.make_mesh(FSDP.value), crew
-
-
-def _reserved(share: Share) -> str:
-    what = {**share.reserved, **share.reserved.get("resources", {})}
-    names = {"num_cpus": "core(s)", "num_gpus": "GPU", "TPU": "TPU chip(s)"}
-    return " and ".join(f"{what[k]:g} {name}" for k, name in names.items() if what.get(k))
-
-
-def _pretend() -> None:
+def pretend() -> None:
     """CPU devices, where they are asked for."""
     if FAKE_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
@@ -126,7 +88,7 @@ def _join_hosts(workdir: Path | None) -> None:
     hosts = rollcall.find(WAIT_SECONDS.value) if None in given else rollcall.Hosts(*given)
     if hosts is None:
         return
-    _say(f"process {hosts.index} of {hosts.count} waits for the others")
+    say(f"process {hosts.index} of {hosts.count} waits for the others")
     rollcall.meet(hosts, WAIT_SECONDS.value, workdir)  # names who is missing, which JAX does not
     jax.distributed.initialize(
         *given,
@@ -163,7 +125,7 @@ def _parse(argv: list[str]) -> list[str]:
     if not flags.FLAGS["verbosity"].present:  # the storage layer reports every file at INFO
         logging.set_verbosity(logging.WARNING)
     if rest[1:]:
-        _say(f"error: unexpected {' '.join(rest[1:])!r}: all is given by flags, --NAME=VALUE")
+        say(f"error: unexpected {' '.join(rest[1:])!r}: all is given by flags, --NAME=VALUE")
         sys.exit(1)
     return rest
 
@@ -176,7 +138,7 @@ def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
         try:
             main(argv)
         except processes.Interrupted as stop:
-            _say(f"{stop}: the same command goes on")
+            say(f"{stop}: the same command goes on")
             sys.exit(75)
         except Exception as error:
             full = _disk_is_full(error)
@@ -184,9 +146,7 @@ def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             if full:
                 values = flags.FLAGS.flag_values_dict()
                 place = values.get("folder") or values.get("workdir") or "this machine"
-                _say(
-                    f"No space is left on the disk of {place}: free some; the same command goes on"
-                )
+                say(f"No space is left on the disk of {place}: free some; the same command goes on")
             _end(74 if full else 1)
 
     return run
@@ -195,7 +155,7 @@ def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
 def _tell(error: Exception, *, mistake: bool, place: str = "") -> None:
     if mistake and not flags.FLAGS["debug"].value:
         words = error.args[0] if isinstance(error, KeyError) and error.args else error
-        _say(f"error: {place}{words}")
+        say(f"error: {place}{words}")
     else:
         traceback.print_exception(error)
 
@@ -236,5 +196,6 @@ def _disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """To whoever watches: not what a launcher prints."""
     print(text, file=sys.stderr, flush=True)

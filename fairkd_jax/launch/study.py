@@ -29,16 +29,12 @@ from absl import flags
 
 from fairkd_jax import buckets
 from fairkd_jax.config import Study
-from fairkd_jax.launch import configs, dryrun, folders, runtime
+from fairkd_jax.launch import configs, dryrun, folders, runtime, workers
 from fairkd_jax.report import html
 from fairkd_jax.study import check, execute, plan, tune, verify
 from fairkd_jax.train.trackers import TRACKERS
 
 TUNED = flags.DEFINE_string("tuned", None, "What fairkd-tune chose for the values of its axis.")
-WORKERS = flags.DEFINE_string(
-    "workers", None, "How many stages run side by side, or auto; without it one process does all."
-)
-CLUSTER = flags.DEFINE_string("cluster", None, "HOST:PORT of a Ray cluster whose machines work.")
 VERIFY = flags.DEFINE_bool("verify", False, "Read all of the folder, say what is wrong, and end.")
 TRACK = {
     name: flags.DEFINE_bool(name, False, f"Tell {tracker.__name__} the log of training too.")
@@ -49,6 +45,7 @@ flags.adopt_module_key_flags(runtime)
 flags.adopt_module_key_flags(folders)
 flags.adopt_module_key_flags(configs)
 flags.adopt_module_key_flags(dryrun)
+flags.adopt_module_key_flags(workers)
 
 
 def main(argv: list[str]) -> None:
@@ -68,8 +65,8 @@ def main(argv: list[str]) -> None:
         print(execute.table_of_stages(check.check(study, given), workdir))
         return
     told = tuple(name for name, flag in TRACK.items() if flag.value)
-    if WORKERS.value or CLUSTER.value:
-        with runtime.leading(WORKERS.value or "auto", CLUSTER.value) as (mesh, crew):
+    if workers.asked():
+        with workers.leading() as (mesh, crew):
             folder = execute.run(study, workdir, mesh, given, told, crew)
     else:
         folder = execute.run(study, workdir, runtime.start(workdir), given, told)
