@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from fairkd_jax import analyses
-from fairkd_jax.analyses import Attention, Compare, Probe
+from fairkd_jax.analyses import Attention, Circuit, Compare, Probe, Stitch
 from fairkd_jax.parsing import as_config_dict as as_config_dict
 from fairkd_jax.parsing import as_dict as as_dict
 from fairkd_jax.parsing import content_of, update
@@ -119,6 +119,8 @@ class Experiment:
     rungs: tuple[Rung, ...] = later((), unsaid=True, one_or_more=True, each=Rung)  # in their order
     attention: Attention = later(Attention())
     probe: Probe = later(Probe())
+    stitch: Stitch = later(Stitch())
+    circuit: Circuit = later(Circuit())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,12 @@ ROOMS = {  # room: (package that holds the plugins, module of the contract, name
     "infer": ("fairkd_jax.debias.infer", "fairkd_jax.debias.inference", "Inference"),
     "distill": ("fairkd_jax.distill", "fairkd_jax.distill.base", "Distiller"),
     "decide": ("fairkd_jax.evaluation.decide", "fairkd_jax.evaluation.decision", "Decision"),
+    "similarity": (
+        "fairkd_jax.representation.similarity",
+        "fairkd_jax.representation.measure",
+        "Measure",
+    ),
+    "scores": ("fairkd_jax.circuits.scores", "fairkd_jax.circuits.score", "Score"),
 }
 DOTTED = "; or the dotted name of a module of yours, 'my_project.methods.mine'"
 

@@ -21,6 +21,7 @@ RULES = (  # (pattern of a path such as "opt/.../mu/nets/student/block00/mlp_in/
     (r".*/(debias|distill)/.*", "split"),  # what a method learns, however it names it
     (r"opt/.*", "copy"),  # an optimizer's counters and keys: what it has of a parameter ends alike
 )  # the first that matches wins
+LOOKED_UP = "embedding"  # in the path of an array whose rows are taken by number
 SMALLEST = 2**16  # numbers; arrays with fewer are copied: splitting them costs more than it saves
 
 
@@ -84,11 +85,23 @@ def _spec(rule: str, shape: tuple[int, ...], parts: int) -> PartitionSpec:
 def whole(tree: Any, mesh: Mesh) -> Any:
     """Split arrays gathered, inside `jax.jit`: what a device computes with its rows needs them all.
 
-    Gradients with respect to split arrays are gathered too: the sum over devices is of the whole
-    array, and each then keeps its part. Left to itself XLA splits some products by units instead of
-    rows and moves activations for it, all of them at the gradient of an embedding.
+    Of the gradient each device is left the sum of its own part. Left to itself XLA splits some
+    products by units instead of rows, and moves activations for it.
     """
-    return jax.lax.with_sharding_constraint(tree, replicated(mesh))
+    split, copied = state_shardings(tree, mesh), replicated(mesh)
+    gather = jax.custom_vjp(lambda tree: jax.lax.with_sharding_constraint(tree, copied))
+
+    def part(path, gradient):
+        # with several groups, XLA would gather all activations for that of what is looked up
+        looked_up = LOOKED_UP in jax.tree_util.keystr(path) and mesh.shape["data"] > 1
+        return jax.lax.with_sharding_constraint(gradient, copied) if looked_up else gradient
+
+    def parts(_, gradient):
+        gradient = jax.tree_util.tree_map_with_path(part, gradient)
+        return (jax.lax.with_sharding_constraint(gradient, split),)
+
+    gather.defvjp(lambda tree: (gather(tree), None), parts)
+    return gather(tree)
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from fairkd_jax import sharding
-from fairkd_jax.benchmark import data, measure, table
+from fairkd_jax.benchmark import data, measure, similarity, table
 from fairkd_jax.benchmark.steps import library_step, plain_step, pmap_step
 from fairkd_jax.benchmark.workload import setup, workload
 from fairkd_jax.registry import UnknownName
@@ -368,3 +368,11 @@ def test_a_set_is_read_first_and_again_and_paddings_take_turns(mesh, tmp_path):
     assert max(found["bucket"]["shapes"]) <= 24 and found["rows"] == 400
     with pytest.raises(UnknownName, match=r"no.tsv.*pairs.tsv"):
         data.paddings(mesh, tmp_path / "no.tsv", 24, 8, 1)
+
+
+def test_one_pass_and_pair_by_pair_find_the_same(mesh):
+    nets = {"depth": 2, "width": 8, "heads": 2}, {"depth": 1, "width": 16, "heads": 2}
+    found = similarity.cost(mesh, "both", examples=24, length=8, batch=16, rounds=1, nets=nets)
+    assert found["layers"] == [3, 2] and found["furthest"] < 1e-3
+    assert {*found["ratio"]} == {"s", "cpu_s", "nets_s", "peak_mib"}
+    assert found["pass"]["s"] > 0 and found["pairs"]["s"] > 0

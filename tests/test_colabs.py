@@ -12,7 +12,14 @@ from ipykernel.kernelspec import write_kernel_spec
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 ROLES = ("teacher", "baseline", "distilled")
 
+FIRST = "quickstart"  # what newcomers run; the others take a minute or more each
+
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+each_run = pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[pytest.mark.slow] * (p.stem != FIRST)) for p in NOTEBOOKS],
+    ids=lambda p: p.stem,
+)
 
 
 def read(path: pathlib.Path) -> nbformat.NotebookNode:
@@ -59,7 +66,7 @@ def test_a_bare_machine_installs_from_one_address(path):
     assert not [cell.id for cell in others if "pip" in cell.source or "http" in cell.source]
 
 
-@each_notebook
+@each_run
 def test_a_notebook_runs_and_shows_its_table_and_figures(path, kernel, tmp_path):
     notebook = read(path)
     resources = {"metadata": {"path": str(tmp_path)}}  # where its cells run

@@ -227,9 +227,6 @@ def compile_only(case: Setup, mesh: Mesh, step: str | None, parallel: str) -> di
     Memory is what XLA assigns when it compiles for the devices at hand: other kinds of device get
     another program. The peak is all of it: arguments and temporaries at once, with the results that
     do not take the place of a donated argument.
-
-    XLA's CPU compiler shows little of what `remat` saves: it seems to compute blocks anew long
-    before their gradient needs them.
     """
     step, make = choose(step, parallel)
     start = time.perf_counter()

@@ -7,7 +7,7 @@ A split is a table in memory: `columns` hold label, attribute, id and the raw in
 import abc
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -83,6 +83,10 @@ class Split:
         if not self.info.subpopulations:
             return np.zeros(0, np.int64)
         return self.columns["member"].sum(axis=0, dtype=np.int64)
+
+
+Flipped = tuple[np.ndarray, Split]
+"""Rows of a split, int [n], and as many examples, each made of one of them."""
 
 
 def make_split(
@@ -186,6 +190,20 @@ class DataSet(abc.ABC):
         raise ValueError(
             f"{type(self).__name__} does not plant its attribute, so none can be put in its place"
         )
+
+    def flips(self) -> Mapping[str, Callable[[Split], Flipped]]:
+        """What it can change of an example and leave the rest as it is, by name.
+
+        Each takes a split and gives the rows of which it makes another example, and these, as a
+        split whose labels are still those of the rows. A set that plants its attribute has
+        "attribute", the next of its values; `data/counterparts.py` has ways that sets share.
+        """
+        own = type(self).with_attribute is not DataSet.with_attribute
+        return {"attribute": self._with_next_attribute} if own else {}
+
+    def _with_next_attribute(self, split: Split) -> Flipped:
+        following = (split.columns["attribute"] + 1) % len(split.info.attribute_names)
+        return np.arange(len(split)), self.with_attribute(split, following)
 
     def may_train(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """Which raw examples the set would never put into another split than "train", bool [n].

@@ -6,13 +6,14 @@ one that the set itself tells of.
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from fairkd_jax.data.archives import AnyPath, Missing, Source
-from fairkd_jax.data.dataset import Info, Split, make_split
+from fairkd_jax.data.counterparts import subject_object
+from fairkd_jax.data.dataset import Flipped, Info, Split, make_split
 from fairkd_jax.data.prepared import Example, Records
 from fairkd_jax.data.rows import read_rows
 from fairkd_jax.data.shortcuts import SHORTCUTS, attribute_of
@@ -133,6 +134,10 @@ class PreparedPairs:
     def load(self, split: str) -> Split:
         records = self.records(split)
         return split_of(records, self.info, self.attribute, self.scored, self.keep())
+
+    def flips(self) -> Mapping[str, Callable[[Split], Flipped]]:
+        """What it can change of an example; see the contract."""
+        return {"subject_object": subject_object}
 
     def attribute_of(self, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """The attribute of pairs, int32 [n]; None where they do not show it by themselves."""

@@ -33,6 +33,7 @@ COLOURS = {
 }
 PALETTE = np.array([*COLOURS.values()])
 Images = UInt8[np.ndarray, "n Y X K"]
+PARTS = ("train", "test")  # official splits
 ORDER, PIXELS = 0, 1  # what is drawn, beside what each split draws: "corrupted" is test
 DRAWN = {"train": 2, "val": 3, "test": 4, "corrupted": 4}
 
@@ -129,12 +130,10 @@ class Planted(abc.ABC):
         else:
             value = spread(label, classes, rng)
 
-        def plant(images: Images, which: np.ndarray) -> Images:
-            return PLANTS[self.plant](self, images, value[which], rows[which])
-
-        image = pictures.Changed(pictures.of_records(records, self.size, "whole", rows), plant)
+        image = self._planted(records, rows, value)
         if split != "corrupted":
-            return make_split(info, label, value, id=rows, image=image)
+            part = np.full(len(rows), PARTS.index(self.part_of(split)), np.int8)
+            return make_split(info, label, value, id=rows, image=image, part=part)
         each = [(kind, severity) for kind in self.kinds for severity in self.severities]
         which, how = (part.ravel() for part in np.indices((len(rows), len(each))))
 
@@ -154,6 +153,27 @@ class Planted(abc.ABC):
             image=pictures.Changed(image, corrupt, rows=which),
             member=how[:, None] == np.arange(len(each)),
         )
+
+    def with_attribute(self, split: Split, attribute: np.ndarray) -> Split:
+        """As in the contract: planted anew in the images without it. ValueError for "corrupted"."""
+        columns, rows = split.columns, split.columns["id"]
+        part = {*columns.get("part", np.zeros(0, np.int8)).tolist()}
+        if len(part) != 1:
+            raise ValueError(
+                f"{registry.name_of(type(self))}: another attribute can be planted in examples of "
+                "train, val or test alone"
+            )
+        image = self._planted(self.records(PARTS[part.pop()]), rows, np.asarray(attribute))
+        told = {"id": rows, "image": image, "part": columns["part"]}
+        return make_split(split.info, columns["label"], attribute, **told)
+
+    def _planted(self, records: Records, rows: np.ndarray, value: np.ndarray) -> pictures.Changed:
+        """The images of some rows of an official split, each with a value."""
+
+        def plant(images: Images, which: np.ndarray) -> Images:
+            return PLANTS[self.plant](self, images, value[which], rows[which])
+
+        return pictures.Changed(pictures.of_records(records, self.size, "whole", rows), plant)
 
     def _rng(self, purpose: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=[self.seed, purpose]))

@@ -23,6 +23,10 @@ What a method adds to a step, against plain ERM and, where there is a teacher, H
     fairkd-benchmark --distill=rkd --family=resnet     or both of them
     fairkd-benchmark --methods                         all, on small nets; JSON lines too: --json
 
+What ways of scoring sites of a ViT cost against exact patching, a line of JSON each:
+
+    fairkd-benchmark --circuits --student=mini         trained for 200 steps; --trained=0: fresh
+
 What memory a step will take is known before it takes it, for as many devices as one likes:
 
     fairkd-benchmark --compile_only --fake_devices=256 --fsdp=8 --batch=2048 \
@@ -39,6 +43,10 @@ What data cost, a line of JSON each; the load of the machine stands beside it:
     fairkd-benchmark --data=images --rows=50000        made-up JPEGs, prepared, then likewise
     fairkd-benchmark --data=wait                       share of a step that waits for data
     fairkd-benchmark --data=padding --pairs=F.tsv.gz   longest and bucket against fixed
+
+All pairs of 13 and 7 layers of two BERTs compared in one pass, against pair by pair from files:
+
+    fairkd-benchmark --similarity=both --compared=2048   in turn, with ratios; pass, pairs: alone
 """
 
 import dataclasses
@@ -51,7 +59,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from fairkd_jax.benchmark import data, measure, methods, table
+from fairkd_jax.benchmark import circuits, data, measure, methods, similarity, table
 from fairkd_jax.benchmark.steps import STEPS
 from fairkd_jax.benchmark.workload import MODES, PADDINGS, Workload, setup, workload
 from fairkd_jax.launch import runtime
@@ -91,6 +99,11 @@ COMPILE_ONLY = flags.DEFINE_bool("compile_only", False, "Lower and compile; run 
 SERVE = flags.DEFINE_bool("serve", False, "Time blocks of steps as standard input asks.")
 TABLE = flags.DEFINE_bool("table", False, "Every preset, each in a process of its own.")
 METHODS = flags.DEFINE_bool("methods", False, "What every method adds to a step of small nets.")
+CIRCUITS = flags.DEFINE_bool("circuits", False, "What scoring sites of a ViT costs, how well.")
+TRAINED = flags.DEFINE_integer(
+    "trained", 200, "Steps of training before, with --circuits.", lower_bound=0
+)
+SCORED = flags.DEFINE_integer("scored", 32, "Pairs of inputs, with --circuits.", lower_bound=2)
 ROW = flags.DEFINE_bool("row", False, "One row of the table, as JSON.")
 JSON = flags.DEFINE_bool(
     "json", False, "With --table or --methods: each row as a line of JSON too."
@@ -100,7 +113,13 @@ ROWS = flags.DEFINE_integer(
     "rows", 50_000, "Examples, with --data=pairs or images.", lower_bound=1000
 )
 PAIRS = flags.DEFINE_string("pairs", None, "A file of nli_files, with --data=padding.")
-flags.mark_bool_flags_as_mutual_exclusive([COMPARE, COMPILE_ONLY, SERVE, TABLE, METHODS, ROW])
+SIMILARITY = flags.DEFINE_enum(
+    "similarity", None, similarity.MODES, "What comparing all pairs of layers costs."
+)
+COMPARED = flags.DEFINE_integer("compared", 2048, "Examples, with --similarity.", lower_bound=4)
+flags.mark_bool_flags_as_mutual_exclusive(
+    [COMPARE, COMPILE_ONLY, SERVE, TABLE, METHODS, CIRCUITS, ROW]
+)
 
 flags.adopt_module_key_flags(runtime)
 
@@ -110,12 +129,18 @@ def main(argv: list[str]) -> None:
     if TABLE.value:
         print_table(argv)
         return
-    mesh = runtime.start()
+    mesh = runtime.start(tight=bool(flags.FLAGS.remat))
     if DATA.value:
         print_data(mesh)
         return
+    if SIMILARITY.value:
+        print_similarity(mesh)
+        return
     if METHODS.value:
         print_methods(mesh)
+        return
+    if CIRCUITS.value:
+        print_circuits(mesh)
         return
     work = asked(batch=32)
     how = STEP.value, PARALLEL.value
@@ -157,6 +182,20 @@ def print_data(mesh: Mesh) -> None:
         print(json.dumps(line | data.describe()), flush=True)
 
 
+def print_similarity(mesh: Mesh) -> None:
+    """One line of both ways, or of one."""
+    found = similarity.cost(
+        mesh,
+        SIMILARITY.value,
+        examples=COMPARED.value,
+        length=flags.FLAGS.seq or 32,
+        batch=flags.FLAGS.batch or 64,
+        rounds=STEPS_TIMED.value or 2,
+    )
+    if jax.process_index() == 0:
+        print(json.dumps(found | data.describe()), flush=True)
+
+
 def asked(family: str = "bert", **usual: Any) -> Workload:
     """The workload of the flags; what they leave unsaid is as usual."""
     given = {flag.name: flag.value for flag in WORKLOAD if flag.value is not None}
@@ -187,6 +226,15 @@ def print_table(argv: list[str]) -> None:
             print(json.dumps(row), flush=True)
         rows.append(row)
     print(table.heading(work, steps, rows), table.render(rows), sep="\n")
+
+
+def print_circuits(mesh: Mesh) -> None:
+    """A line for each level and way of scoring."""
+    told = flags.FLAGS
+    model = {"name": "vit", "preset": told.student or "tiny"}
+    sizes = {"examples": SCORED.value, "batch": told.batch or 16, "image": told.image or 16}
+    for row in circuits.rows(mesh, model, TRAINED.value, **sizes):
+        print(json.dumps(row), flush=True)
 
 
 def print_methods(mesh: Mesh) -> None:

@@ -23,9 +23,8 @@ import jax
 from absl import app, flags, logging
 from jax.sharding import Mesh
 
-from fairkd_jax import processes, sharding
+from fairkd_jax import buckets, compiled, processes, sharding
 from fairkd_jax.launch import rollcall
-from fairkd_jax.study import worker
 from fairkd_jax.types import Path
 
 FAKE_DEVICES = flags.DEFINE_integer(
@@ -36,8 +35,9 @@ FSDP = flags.DEFINE_integer(
 )
 COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache",
-    "~/.cache/fairkd_jax",
-    "Folder of compiled programs, shared by runs on accelerators; empty: none.",
+    None,
+    "Folder that keeps compiled programs for later runs on machines of this kind; left out, "
+    "fairkd_jax in the user's cache; empty, none.",
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -58,19 +58,30 @@ TOLD = (ValueError, RuntimeError, ArithmeticError, ImportError, flags.Error)
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 
 
-def start(workdir: Path | None = None) -> Mesh:
+def start(workdir: Path | None = None, *, tight: bool = False) -> Mesh:
     """Devices, other hosts and the mesh as the flags say; call it before anything else uses JAX.
 
+    `tight`: memory matters more than time, as it does where parameters are split.
     Raises TimeoutError naming the hosts that do not report in time, and `rollcall.NotShared` naming
     those that do not see the work folder of process 0.
     """
+    if tight or FSDP.value > 1:
+        compiled.order_for_memory()
     pretend()
     _join_hosts(workdir)
-    worker.keep_programs(COMPILATION_CACHE.value)
+    if folder := programs():
+        compiled.keep(pathlib.Path(folder))
     if jax.process_index() == 0:
         kind = jax.devices()[0].device_kind
         say(f"{jax.process_count()} process(es), {jax.device_count()} x {kind}")
     return sharding.make_mesh(FSDP.value)
+
+
+def programs() -> str:
+    """The folder of compiled programs as the flags say; "": none."""
+    if COMPILATION_CACHE.value == "":
+        return ""
+    return str(pathlib.Path(COMPILATION_CACHE.value or buckets.cache()).expanduser())
 
 
 def pretend() -> None:

@@ -9,7 +9,7 @@ import jax
 from absl import flags, logging
 from jax.sharding import Mesh
 
-from fairkd_jax import sharding
+from fairkd_jax import compiled, sharding
 from fairkd_jax.launch import runtime
 from fairkd_jax.study import fleet
 from fairkd_jax.study.share import Share
@@ -39,13 +39,15 @@ def leading() -> Iterator[tuple[Mesh, fleet.Fleet]]:
         raise ValueError(
             "--workers are processes by themselves, those of --coordinator are one run: one of both"
         )
+    if runtime.FSDP.value > 1:
+        compiled.order_for_memory()  # a worker is told of it by its environment
     runtime.pretend()
     values = dict(jax.config.values)
     setup = Setup(
         path=tuple(sys.path),
         folder=os.getcwd(),
         jax=values,
-        programs=runtime.COMPILATION_CACHE.value,
+        programs=runtime.programs(),
         verbosity=logging.get_verbosity(),
         fsdp=runtime.FSDP.value,
         cores=0,

@@ -13,8 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from fairkd_jax.models.layers import Dense, attend, check_dtype
-from fairkd_jax.models.net import Architecture, call_block, check_variant
+from fairkd_jax.models.net import Architecture, call_block
 from fairkd_jax.models.tape import Tape
+from fairkd_jax.models.weights import check_variant
 from fairkd_jax.types import Outputs
 
 INIT = nnx.initializers.normal(0.02)
@@ -45,6 +46,11 @@ class Bert(Architecture):
     model_types: ClassVar[tuple[str, ...]] = ("bert",)
     signature: ClassVar[str] = r"(bert\.)?encoder\.layer\.0\.attention\.self\.query\.weight"
     before_head: ClassVar[tuple[str, ...]] = ("pooler",)
+
+    no_edges: ClassVar[str] = (
+        "its blocks are post-LN: each sum is normalised before the next block reads it, so no"
+        " reader sees what one head or perceptron added"
+    )
 
     depth: int = 2
     width: int = 128

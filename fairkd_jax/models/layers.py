@@ -6,6 +6,7 @@ Statistics of a normalisation, softmax and logits are float32 whatever it is.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -74,6 +75,38 @@ def attend(
     probs = tape(f"{name}_probs", jax.nn.softmax(tape(f"{name}_scores", scores)))
     probs = tape.drop(probs, dropout).astype(value.dtype)
     return jnp.matmul(probs, value.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+
+
+def readings(
+    norm: Callable[[jax.Array], jax.Array], x: jax.Array, tape: Tape, heads: int, *names: str
+) -> list[jax.Array]:
+    """A stream x [B, T, D], normalised, as each of some readers sees it: see the seams of the tape.
+
+    All see the same, unless they are edited; then each head may see its own, [B, T, N, D].
+    """
+    same = norm(x)
+    seen = [tape.seam(name, x, heads) for name in names]
+    return [same if own is x else norm(own) for own in seen]
+
+
+def by_head(dense: Dense, x: Float[Array, "B T *N D"], heads: int) -> Float[Array, "B T N H"]:
+    """`dense` of x, its units in heads; where x is a stream for each head, of that."""
+    if x.ndim == 3:
+        return dense(x).reshape(*x.shape[:2], heads, -1)
+    kernel = dense.kernel[...].astype(x.dtype).reshape(x.shape[-1], heads, -1)
+    y = jnp.einsum("btnd,dnh->btnh", x, kernel)
+    return y if dense.bias is None else y + dense.bias[...].astype(x.dtype).reshape(heads, -1)
+
+
+def from_heads(
+    dense: Dense, y: Float[Array, "B T N H"], tape: Tape, name: str
+) -> Float[Array, "B T D"]:
+    """`dense` of all heads; what each head writes passes the tape's seam `name`, where edited."""
+    if not tape.edited(name):
+        return dense(y.reshape(*y.shape[:2], -1))
+    kernel = dense.kernel[...].astype(y.dtype).reshape(*y.shape[2:], -1)
+    total = jnp.sum(tape.seam(name, jnp.einsum("btnh,nhd->btnd", y, kernel)), axis=2)
+    return total if dense.bias is None else total + dense.bias[...].astype(y.dtype)
 
 
 def _on_cpu() -> bool:

@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -20,10 +20,14 @@ from fairkd_jax import registry
 from fairkd_jax.data.device import decoded_view
 from fairkd_jax.models import weights
 from fairkd_jax.models.tape import Tape
+from fairkd_jax.models.wiring import Step
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Array, Batch, Outputs
 
 BLOCK = re.compile(r"((?:.*/)?block\d+)/")  # of a variable's path
+Gather = Callable[[Any], Any]  # parameters, by the end of their paths -> the same, whole
+# primitives by which parameters are gathered (`sharding.whole`), and brought into another form
+ANEW = ("custom_vjp_call", "convert_element_type", "reshape", "transpose", "broadcast_in_dim")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,18 @@ class Architecture(abc.ABC):
     )
     head_reads: ClassVar[frozenset[str]] = frozenset()  # fields that are free beside a fresh head
     before_head: ClassVar[tuple[str, ...]] = ()  # modules that files of some tasks do not have
+
+    # What circuits are made of, by regular expressions over names of taps.
+    enters: ClassVar[str] = r"(.*/)?embed|stem"  # where what a net reads has become numbers
+    nodes: ClassVar[str] = r".*/((cross_)?head_out|mlp_out|branch_out)"  # heads each by itself
+    no_edges: ClassVar[str] = "it does not say what reads and what writes its residual stream"
+
+    def wiring(self) -> tuple[Step, ...]:
+        """All that reads or writes a residual stream, in the order of the computation.
+
+        Where sums are normalised before they go on there are no edges: (), and `no_edges` says why.
+        """
+        return ()
 
     @property
     def ignored_keys(self) -> str:
@@ -163,11 +179,14 @@ class Net:
         key: Array | None = None,
         save: str = "",
         edits: Mapping[str, Any] | None = None,
+        gather: Gather | None = None,
     ) -> tuple[Outputs, dict[str, Any]]:
         """One forward pass: (Outputs, BatchNorm statistics after it).
 
         `train` switches dropout (which needs `key`) and batch statistics; `save` is a regular
-        expression over tap names, `edits` replaces intermediates (see `tape.py`).
+        expression over tap names, `edits` replaces intermediates (see `tape.py`). `gather` makes
+        whole the parameters that are split over devices: those of a repeated block when it is
+        computed, and again for its gradient, so that no more than one is whole at a time.
         Raises UnknownName for a view, tap or edit that is not there, ValueError for inputs of
         another encoding.
         """
@@ -179,8 +198,10 @@ class Net:
                 f"view {self.view!r} was encoded by {given}, but the net reads what "
                 f"{self.identity} encodes: to it the same numbers mean other words or pixels"
             )
-        module = nnx.merge(_graph(self), variables["params"], variables["stats"])
-        tape = Tape(save, dict(edits or {}), train=train, key=key)
+        params = variables["params"]
+        params = params if gather is None else _gathered_but_blocks(params, gather)
+        module = nnx.merge(_graph(self), params, variables["stats"])
+        tape = Tape(save, dict(edits or {}), train=train, key=key, gather=gather)
         inputs = jax.tree.map(jnp.asarray, decoded_view(batch["views"][self.view]))
         outputs = module(inputs, tape)
         stats = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
@@ -231,18 +252,34 @@ def path_of(keys: Any) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
+def _gathered_but_blocks(params: Any, gather: Gather) -> Any:
+    """The parameters, whole where `call_block` does not see to it."""
+    whole, inside = gather(params), {k for k in leaves(params) if BLOCK.match(k)}
+    return jax.tree.map_with_path(
+        lambda keys, split, made: split if path_of(keys) in inside else made, params, whole
+    )
+
+
+def _kept(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Is its result kept for the gradient? Not what was gathered, nor another form of it."""
+    return primitive.name not in ANEW
+
+
 def call_block(module: nnx.Module, tape: Tape, name: str, *inputs: Any, remat: bool) -> Array:
     """`module(*inputs, tape, name)`; with `remat`, its inside is computed anew for the gradient.
 
     So a deep net keeps one array a block in training instead of all it computed (arXiv 1604.06174).
+    Parameters that are split over devices are gathered here, and for the gradient again.
     """
-    if not (remat and tape.train):
+    remat, gather = remat and tape.train, tape.gather
+    if not (remat or gather):
         return module(*inputs, tape, name)
     graph, params, stats = _split(module)
     part = tape.fork()
 
-    @jax.checkpoint
+    @functools.partial(jax.checkpoint, policy=None if remat else _kept)
     def run(params: Any, stats: Any, *inputs: Any) -> tuple:
+        params = gather(nnx.to_pure_dict(params)) if gather else params
         inner = nnx.merge(graph, params, stats)
         y = inner(*inputs, part, name)
         return y, part.saved, nnx.state(inner, nnx.BatchStat)
@@ -322,13 +359,6 @@ def check_family(family: type[Architecture], found: weights.Weights) -> None:
     if kinds and name not in kinds:
         these = f"by their keys these are {' or '.join(kinds)} weights"
         raise ValueError(f"{told} {these}: {found.name}")
-
-
-def check_variant(config: Mapping[str, Any], only: Mapping[str, Any], place: str) -> None:
-    """Raises ValueError that lists the entries of a config with another value than the only one."""
-    other = {k: config[k] for k, known in only.items() if config.get(k, known) != known}
-    if told := [f"{k} = {value!r}; only {only[k]!r} is there" for k, value in other.items()]:
-        raise ValueError(f"{place}: {', '.join(told)}")
 
 
 def _check_contradictions(

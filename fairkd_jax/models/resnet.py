@@ -18,8 +18,9 @@ from jaxtyping import Array, Float
 
 from fairkd_jax.models import timm
 from fairkd_jax.models.layers import BatchNorm, Conv, Dense, GroupNorm, check_dtype, max_pool
-from fairkd_jax.models.net import Architecture, call_block, check_variant
+from fairkd_jax.models.net import Architecture, call_block
 from fairkd_jax.models.tape import Tape
+from fairkd_jax.models.weights import check_variant
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
 
@@ -51,7 +52,8 @@ def _cifar(depths: tuple[int, ...], widths: tuple[int, ...]) -> dict[str, Any]:
 class ResNet(Architecture):
     """Reads {"pixels": float32 [B, Y, X, K]}; its features are the average over the last map.
 
-    Taps: input, stem (what enters the first block), stage1/block1/out ..., features.
+    Taps: input, stem (what enters the first block), stage1/block1/branch_out (before it is added to
+    the shortcut), out ..., features.
     """
 
     view: ClassVar[str] = "image"
@@ -71,6 +73,11 @@ class ResNet(Architecture):
     model_types: ClassVar[tuple[str, ...]] = ("resnet",)
     signature: ClassVar[str] = (
         r"(resnet\.)?embedder\.embedder\.convolution\.weight|layer1\.0\.conv1\.weight"
+    )
+
+    no_edges: ClassVar[str] = (
+        "each sum of branch and shortcut passes a ReLU before the next block reads it, so no reader"
+        " sees what one branch added"
     )
 
     depths: tuple[int, ...] = (2, 2, 2, 2)  # blocks by stage; all but the first halve the map
@@ -268,7 +275,8 @@ class Block(nnx.Module):
         y = x
         for j in range(1, self.last):
             y = jax.nn.relu(getattr(self, f"conv{j}")(y, tape))
-        y = tape.drop_path(getattr(self, f"conv{self.last}")(y, tape), self.drop_path)
+        y = tape(f"{name}/branch_out", getattr(self, f"conv{self.last}")(y, tape))
+        y = tape.drop_path(y, self.drop_path)
         return tape(f"{name}/out", jax.nn.relu(y + self._shortcut(x, tape)))
 
     def _shortcut(self, x: Float[Array, "B Y X K"], tape: Tape) -> Float[Array, "B V U F"]:

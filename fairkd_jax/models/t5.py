@@ -19,8 +19,9 @@ from jaxtyping import Array, Float
 from fairkd_jax.models.layers import Dense, check_dtype
 from fairkd_jax.models.net import Architecture
 from fairkd_jax.models.positions import Text, prefix_tree, whole
-from fairkd_jax.models.t5_stack import Stack, initial
+from fairkd_jax.models.t5_stack import Memory, Stack, initial
 from fairkd_jax.models.tape import Tape
+from fairkd_jax.models.wiring import Reader, Step, Writer, attention, perceptron
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
 
@@ -181,6 +182,16 @@ class T5(Architecture):
         table = self._body_table() | READOUTS[self.readout].head_table
         return {ours: axes for ours, (_, axes) in table.items()}
 
+    def wiring(self) -> tuple[Step, ...]:
+        steps: list[Step] = [Writer("enc/embed", "enc")]
+        for block in (f"enc/block{i:02}" for i in range(self.depth)):
+            steps += [*attention(block, self.heads, "enc"), *perceptron(block, "enc")]
+        steps.append(Writer("dec/embed", "dec"))
+        for block in (f"dec/block{i:02}" for i in range(self.decoder_depth or self.depth)):
+            steps += attention(block, self.heads, "dec")
+            steps += [*attention(block, self.heads, "dec", "enc"), *perceptron(block, "dec")]
+        return (*steps, Reader("logits_in", "", "dec"))
+
     def parts(self) -> dict[str, int]:
         return dict.fromkeys(("enc_heads", "dec_heads", ".cross_heads"), self.heads)
 
@@ -227,11 +238,12 @@ class Readout(nnx.Module):
         batch, length = inputs["tokens"].shape
         mask = (inputs["mask"] != 0)[:, None, None]
         x = tape("input", self.embed(inputs["tokens"]).astype(self.dtype))
-        x = self.enc(x, np.arange(length), mask, None, tape, "enc")
+        x, stream = self.enc(x, np.arange(length), mask, None, tape, "enc")
         y = self.embed(jnp.asarray(text.tokens)).astype(self.dtype)
         y = jnp.broadcast_to(y, (batch, *y.shape[1:]))
         visible = jnp.asarray(text.visible)[None, None]
-        return self.dec(y, text.places, visible, (x, mask), tape, "dec")
+        memory = Memory(x, mask, stream, self.enc.norm)
+        return self.dec(y, text.places, visible, memory, tape, "dec")[0]
 
 
 class FirstStep(Readout):

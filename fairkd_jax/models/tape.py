@@ -12,11 +12,19 @@ Each intermediate of a network passes once. One vocabulary for all families:
     dec/embed  dec/block07/...  dec/out      (and from the decoder to the encoder:)
     dec/block07/cross_query  ...  dec/block07/cross_head_out  dec/block07/cross_out
     lm_logits                   [B, P, V], of words (T5 that answers in words)
-    stem  stage2/block1/out                  (ResNet)
+    stem  stage2/block1/branch_out  out      (ResNet; a branch before it meets the shortcut)
     features                    what the head reads
+
+Beside them are seams, where something reads a residual stream or writes into it. They are there for
+edits alone: no `save` finds them, and what they cost is paid where one is edited (circuits):
+    block07/query_in  key_in  value_in    [B, T, N, D], the stream as each head reads it
+    block07/head_writes                   [B, T, N, D], what each head adds to it, without the bias
+    block07/mlp_in   logits_in            [B, T, D]
+    dec/block07/cross_query_in, and of the encoder's stream, not normalised: cross_key_in ...
 """
 
 import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +62,7 @@ class Tape:
 
     `save` is a regular expression over whole names ("" saves nothing); `edits` maps names to
     callables. `train` says whether the pass is one of training; what it draws comes from `key`.
+    `gather` is for parameters of blocks, see `Net.apply`.
     `finish` raises UnknownName for an edit, or a `save`, that met no intermediate.
     """
 
@@ -64,11 +73,14 @@ class Tape:
         *,
         train: bool = False,
         key: jax.Array | None = None,
+        gather: Callable | None = None,
     ):
         self.save, self.edits, self.train, self.key = save, dict(edits or {}), train, key
+        self.gather = gather
         self.saved: dict[str, jax.Array] = {}
         self.names: list[str] = []
         self.offered: set[str] = set()
+        self.seams: set[str] = set()
         self.draws = 0
 
     def wants(self, name: str) -> bool:
@@ -85,6 +97,23 @@ class Tape:
         if self.save and re.fullmatch(self.save, name):
             self.saved[name] = x
         return x
+
+    def seam(self, name: str, x: jax.Array, heads: int = 0) -> jax.Array:
+        """A stream x [B, T, D] as one reader sees it; x itself unless the reader is edited.
+
+        With `heads`, an edit is given a stream for each, [B, T, N, D].
+        """
+        if not self.edited(name):
+            return x
+        if heads:
+            x = jnp.broadcast_to(x[:, :, None], (*x.shape[:2], heads, x.shape[2]))
+        self.names.append(name)
+        return self.edits[name](x)
+
+    def edited(self, name: str) -> bool:
+        """Whether a seam of this name is edited."""
+        self.seams.add(name)
+        return name in self.edits
 
     def drops(self, rate: float) -> bool:
         """Whether `drop` with this rate does anything."""
@@ -128,7 +157,7 @@ class Tape:
 
     def fork(self) -> "Tape":
         """A tape for a part of the pass that is traced by itself; `join` takes up what it heard."""
-        part = Tape(self.save, self.edits, train=self.train, key=self.key)
+        part = Tape(self.save, self.edits, train=self.train, key=self.key, gather=self.gather)
         part.draws = self.draws
         return part
 
@@ -136,6 +165,7 @@ class Tape:
         """Adds what `part` heard; `saved` are its intermediates as this trace sees them."""
         self.names += part.names
         self.offered |= part.offered
+        self.seams |= part.seams
         self.saved |= saved
         self.draws = part.draws
 
@@ -143,7 +173,8 @@ class Tape:
         """The saved intermediates."""
         for name in self.edits:
             if name not in self.names:
-                raise UnknownName(name, "intermediate to edit", {*self.names, *self.offered})
+                choices = {*self.names, *self.offered, *self.seams}
+                raise UnknownName(name, "intermediate to edit", choices)
         if self.save and not self.saved:
             choices = {*self.names, *self.offered}
             raise UnknownName(self.save, "intermediates to save", choices)

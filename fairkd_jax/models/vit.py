@@ -17,10 +17,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fairkd_jax.models import timm, vit_timm
-from fairkd_jax.models.layers import Dense, attend, check_dtype
-from fairkd_jax.models.net import Architecture, call_block, check_variant
+from fairkd_jax.models.layers import Dense, attend, by_head, check_dtype, from_heads, readings
+from fairkd_jax.models.net import Architecture, call_block
 from fairkd_jax.models.positions import bicubic
 from fairkd_jax.models.tape import Tape
+from fairkd_jax.models.weights import check_variant
+from fairkd_jax.models.wiring import Reader, Step, Writer, attention, perceptron
 from fairkd_jax.registry import UnknownName
 from fairkd_jax.types import Outputs
 
@@ -238,6 +240,12 @@ class ViT(Architecture):
             names[f"{block}/mlp_out"] = (".inner", "width")
         return names
 
+    def wiring(self) -> tuple[Step, ...]:
+        steps: list[Step] = [Writer("embed")]
+        for block in (f"block{i:02}" for i in range(self.depth)):
+            steps += [*attention(block, self.heads), *perceptron(block)]
+        return (*steps, Reader("logits_in", ""))
+
     def parts(self) -> dict[str, int]:
         return {".heads": self.heads}
 
@@ -327,13 +335,16 @@ class Block(nnx.Module):
         self.drop_path = drop_path
 
     def __call__(self, x: Float[Array, "B T D"], tape: Tape, name: str) -> Float[Array, "B T D"]:
-        y, heads = self.attn_norm(x), (*x.shape[:2], self.heads, x.shape[2] // self.heads)
-        query, key, value = (f(y).reshape(heads) for f in (self.query, self.key, self.value))
+        seams = (f"{name}/{part}_in" for part in ("query", "key", "value"))
+        seen = readings(self.attn_norm, x, tape, self.heads, *seams)
+        parts = (self.query, self.key, self.value)
+        query, key, value = (by_head(f, y, self.heads) for f, y in zip(parts, seen))
         y = attend(query, key, value, None, tape, f"{name}/attn", dropout=self.attention_dropout)
         y = tape(f"{name}/head_out", y)
-        y = tape(f"{name}/attn_out", self.attn_out(y.reshape(x.shape)))
-        x = x + tape.drop(y, self.dropout, self.drop_path)
-        y = jax.nn.gelu(self.mlp_in(self.mlp_norm(x)), approximate=False)
+        y = from_heads(self.attn_out, y, tape, f"{name}/head_writes")
+        x = x + tape.drop(tape(f"{name}/attn_out", y), self.dropout, self.drop_path)
+        y = self.mlp_norm(tape.seam(f"{name}/mlp_in", x))
+        y = jax.nn.gelu(self.mlp_in(y), approximate=False)
         y = tape(f"{name}/mlp_out", self.mlp_out(y))
         return tape(f"{name}/out", x + tape.drop(y, self.dropout, self.drop_path))
 
@@ -371,6 +382,7 @@ class Encoder(nnx.Module):
         for i in range(self.depth):
             name = f"block{i:02}"
             x = call_block(getattr(self, name), tape, name, x, remat=self.remat)
+        x = tape.seam("logits_in", x)
         x = self.norm(x[:, self.lead :] if self.mean else x[:, : self.read])
         x = jnp.mean(x, axis=1) if self.mean else x.reshape(len(x), -1)
         x = tape("features", x)

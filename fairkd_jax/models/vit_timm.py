@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fairkd_jax.models import timm
-from fairkd_jax.models.net import check_variant
+from fairkd_jax.models.weights import check_variant
 from fairkd_jax.registry import UnknownName
 
 NAME = re.compile(r"(?:vit|deit)_(tiny|small|base|large)_(distilled_)?patch(\d+)_(\d+)")

@@ -238,3 +238,10 @@ def _refusal(names: Collection[str]) -> str:
         f"; {', '.join(pickled)} is pickled, and to load a pickle is to run whatever code it "
         "holds: convert it to safetensors where you trust it"
     )
+
+
+def check_variant(config: Mapping[str, Any], only: Mapping[str, Any], place: str) -> None:
+    """Raises ValueError that lists the entries of a config with another value than the only one."""
+    other = {k: config[k] for k, known in only.items() if config.get(k, known) != known}
+    if told := [f"{k} = {value!r}; only {only[k]!r} is there" for k, value in other.items()]:
+        raise ValueError(f"{place}: {', '.join(told)}")

@@ -1,5 +1,6 @@
 """One self-contained page about a finished study, `report/index.html`; beside it all numbers in
-`records.csv`, and those of the headline with their intervals in `headline.csv`.
+`records.csv`, those of the headline with their intervals in `headline.csv`, and, where layers were
+compared, what tells of lost robustness in `explanation.csv` and `divergence.csv`.
 
 Every sentence on the page is made of measured numbers; what is undefined is shown as a dash.
 """
@@ -19,7 +20,19 @@ from markupsafe import Markup
 from fairkd_jax import files, processes
 from fairkd_jax.config import SELECTION_RULES
 from fairkd_jax.evaluation import metrics
-from fairkd_jax.report import chain, figures, headline, records, statistics, summary, why
+from fairkd_jax.report import (
+    chain,
+    circuits,
+    explain,
+    figures,
+    headline,
+    records,
+    similarity,
+    statistics,
+    stitched,
+    summary,
+    why,
+)
 from fairkd_jax.report.records import ROLES, Comparison, Finished, span
 from fairkd_jax.report.select import DOUBTS, Choice, select
 from fairkd_jax.study.claim import claimed
@@ -53,6 +66,8 @@ def _write(study: Path) -> None:
     folder = files.make(study / "report")
     files.write(folder / "records.csv", records.as_csv(finished))
     files.write(folder / "headline.csv", summary.as_csv(finished))
+    for name, text in explain.tables(finished).items():
+        files.write(folder / name, text)
     files.write(folder / "index.html", page)
 
 
@@ -97,6 +112,7 @@ def render(finished: Finished) -> str:
         tables=tables,
         overall=headline.overall(finished, comparisons, *finished.headline()[0]),
         pictures=_pictures(finished, comparisons, tables),
+        circuits=circuits.tables(finished, comparisons),
         evaluations={e: _every_metric(finished, comparisons, e) for e in finished.evaluations},
         inside={e: _in_domain(finished, e) for e in finished.evaluations},
         data=_data(finished),
@@ -163,7 +179,11 @@ def _pictures(
         ),
         chain.picture(finished, comparisons, *finished.headline()[0]),
         *chain.maps(finished, comparisons),
+        *similarity.pictures(finished, comparisons),
         *why.pictures(finished, comparisons),
+        *explain.pictures(finished),
+        *stitched.pictures(finished, comparisons),
+        *circuits.pictures(finished, comparisons),
     ]
     return [
         {"name": p.name, "alt": p.alt, "caption": p.caption, "svg": Markup(p.svg())}
@@ -298,15 +318,20 @@ def _kept(finished: Finished, stage: str, rule: str) -> tuple[Choice, float, flo
     return choice, *(math.nan if score is None else score for score in scores)
 
 
+COMPILING = ("compile_seconds", "programs", "programs_read")
+
+
 def _ledger(ledger: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Stages, seconds and examples by kind, then in all."""
+    """Stages, seconds, those for compiling, and examples by kind, then in all."""
     rows = []
     for kind in [*dict.fromkeys(entry["kind"] for entry in ledger), "all"]:
         entries = [e for e in ledger if kind in (e["kind"], "all")]
         seconds, examples = (sum(e[k] for e in entries) for k in ("seconds", "examples"))
         rate = examples / seconds if seconds else math.nan
         row = {"kind": kind, "stages": len(entries), "seconds": seconds, "examples": examples}
-        rows.append({**row, "rate": rate})
+        # stages that earlier versions did know nothing of it
+        spent = {k: sum(e.get(k, math.nan) for e in entries) for k in COMPILING}
+        rows.append({**row, **spent, "rate": rate})
     return rows
 
 
@@ -318,7 +343,7 @@ def _signed(value: float, digits: int = 3) -> str:
     return DASH if math.isnan(value) else f"{value:+z.{digits}f}".replace("-", "−")
 
 
-def _count(value: float) -> str:
+def _count(value: float | int) -> str:
     return DASH if math.isnan(value) else f"{value:,.0f}"
 
 

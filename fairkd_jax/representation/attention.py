@@ -38,8 +38,7 @@ from fairkd_jax import geometry
 from fairkd_jax.distill.at import where_active
 from fairkd_jax.distill.pairs import pool
 from fairkd_jax.models.net import Net
-from fairkd_jax.representation.compare import KINDS
-from fairkd_jax.representation.kinds import BLOCKS, Chosen, Jackknifed, jackknife
+from fairkd_jax.representation.kinds import BLOCKS, KINDS, Chosen, Jackknifed, jackknife
 from fairkd_jax.sharding import put_replicated, replicated_like
 from fairkd_jax.types import Array, Batch
 

@@ -184,7 +184,10 @@ class Moments:
         mask: Shaped[Array, "n"] | None = None,
     ) -> "Moments":
         """Of no rows, in the shapes of a batch; `update` it with that batch next."""
-        return _moments(x, y, jnp.zeros(len(x)))
+        shapes = jax.eval_shape(_moments, x, y, None)
+        # made as such: of rows that a compiler knows to be 0, it multiplies the powers of two first
+        none = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), shapes)
+        return none.replace(exponent=jax.tree.map(lambda v: jnp.full_like(v, LEAST), none.exponent))
 
     def update(
         self,

@@ -55,19 +55,43 @@ def read(
     Only real rows are there. Raises UnknownName for an unknown pooling or taps that no layer has,
     ValueError for taps that cannot be pooled.
     """
-    if pool not in POOLS:
-        raise UnknownName(pool, "pooling", POOLS)
-    for batch in batches:
-        batch = put(batch)
-        out = replicated_like(batch)
-        taps = [_step(net, save, pool, out)(variables, batch) for net, variables, save in readers]
-        rows = _rows_step(out)({name: batch[name] for name in ("id", "group", "real")})
-        rows = jax.device_get(rows)
+    for taps, batch in taps_of(readers, batches, pool=pool, put=put, gathered=True):
+        rows = jax.device_get(columns_of(batch))
         real = rows.pop("real") > 0
         yield (
             [{name: jax.device_get(x)[real] for name, x in net.items()} for net in taps],
             {name: x[real] for name, x in rows.items()},
         )
+
+
+def taps_of(
+    readers: Sequence[Reader],
+    batches: Iterable[Batch],
+    *,
+    pool: str = "mean",
+    put: Callable[[Batch], Batch] = lambda batch: batch,
+    gathered: bool = False,
+) -> Iterator[tuple[list[dict[str, Float[JaxArray, "B _"]]], Batch]]:
+    """For each batch features by tap for each reader, on the devices, and the batch as it was put.
+
+    All rows are there, split over devices as the batch is, or on every device where `gathered`.
+    Raises what `read` raises.
+    """
+    if pool not in POOLS:
+        raise UnknownName(pool, "pooling", POOLS)
+    for batch in batches:
+        batch = put(batch)
+        out = replicated_like(batch) if gathered else None
+        yield (
+            [_step(net, save, pool, out)(variables, batch) for net, variables, save in readers],
+            batch,
+        )
+
+
+def columns_of(batch: Batch) -> dict[str, Shaped[JaxArray, "B"]]:
+    """Columns "id", "group" and "real" of a batch, on every device."""
+    names = ("id", "group", "real")
+    return _rows_step(replicated_like(batch))({name: batch[name] for name in names})
 
 
 @functools.lru_cache(maxsize=128)

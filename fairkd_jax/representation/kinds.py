@@ -6,15 +6,14 @@ in turn, wherever batches end.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
-from fairkd_jax.representation.compare import KINDS
-
+KINDS = ("aligned", "conflicting")
 BLOCKS = 20
 LEVEL = 0.95
 
@@ -72,12 +71,43 @@ def jackknife(
     """A statistic of sums, from those by block; the first `filled` blocks have examples."""
     totals = {k: v.sum(axis=0) for k, v in blocks.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = np.asarray(statistic(totals), float)
-        without = [
-            statistic({k: totals[k] - v[i] for k, v in blocks.items()}) for i in range(filled)
-        ]
+        found = [statistic(totals)]
+        for i in range(filled):
+            found.append(statistic({k: totals[k] - v[i] for k, v in blocks.items()}))
+    value, *without = (np.asarray(one, float) for one in found)
+    return jackknifed(value, without)
+
+
+def jackknifed(
+    value: Float[np.ndarray, "*N"], without: Sequence[Float[np.ndarray, "*N"]]
+) -> Jackknifed:
+    """A statistic of all examples, of what it is without each block that has some."""
+    filled = len(without)
     if filled < 2:
         return Jackknifed(value, np.full(value.shape, np.nan), filled)
     spread = np.asarray(without, float) - np.mean(without, axis=0)
     error = np.asarray(np.sqrt((filled - 1) / filled * np.sum(spread**2, axis=0)))
     return Jackknifed(value, error, filled)
+
+
+def stratified(
+    statistic: Callable[[Mapping[str, np.ndarray]], np.ndarray],
+    blocks: Mapping[str, Float[np.ndarray, "KB ..."]],
+    counts: Mapping[str, int],
+) -> Jackknifed:
+    """A statistic of sums over examples of all kinds, those of one kind's blocks before the next's.
+
+    Blocks are left out kind by kind, the other kinds being as they are, and the variances add up.
+    """
+    found = []
+    for i, kind in enumerate(KINDS):
+        own = {k: v[i * BLOCKS :][:BLOCKS] for k, v in blocks.items()}
+        rest = {k: v.sum(axis=0) - own[k].sum(axis=0) for k, v in blocks.items()}
+
+        def of_all(s: Mapping[str, np.ndarray], rest: Mapping = rest) -> np.ndarray:
+            return statistic({k: v + rest[k] for k, v in s.items()})
+
+        if counts[kind] or not any(counts.values()):
+            found.append(jackknife(of_all, own, min(BLOCKS, counts[kind])))
+    error = np.sqrt(np.sum([one.error**2 for one in found], axis=0))
+    return Jackknifed(found[0].value, np.asarray(error), min(one.blocks for one in found))

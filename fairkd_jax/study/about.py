@@ -242,6 +242,6 @@ def _ledger(planned: list[plan.Run], workdir: Path) -> list[dict[str, Any]]:
     for one in plan.stages(planned):
         with contextlib.suppress(FileNotFoundError, files.Damaged):  # to be done, or done again
             done = files.read_sealed(workdir / "stages" / one.identity / stored.DONE)
-            cost = {k: done[k] for k in ("seconds", "examples")}
+            cost = {k: v for k, v in done.items() if k != "products"}
             rows.append({"stage": one.identity, "kind": one.kind} | cost)
     return rows

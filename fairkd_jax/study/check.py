@@ -17,6 +17,7 @@ from fairkd_jax.evaluation.sums import Sums, label_map, sizes_of
 from fairkd_jax.models import transfer
 from fairkd_jax.models.net import leaves
 from fairkd_jax.registry import UnknownName
+from fairkd_jax.representation import compare, measure
 from fairkd_jax.study import borrow, chain, decided, inside, plan
 from fairkd_jax.study.reads import data_of, made_by
 from fairkd_jax.train import drawn, loop
@@ -153,9 +154,13 @@ def _check_borrow(one: Stage, tried: set[str]) -> None:
 
 
 def _check_compare(one: Stage, tried: set[str]) -> None:
-    """Raises UnknownName for layers that a net does not have."""
+    """Raises UnknownName for layers that a net does not have, and for measures that are none.
+
+    ValueError for fewer examples than a measure needs.
+    """
     config, data = one.config.compare, data_of(one)
-    source = pipeline.open_data(data).source(config.split)
+    compare.check(config.examples, measure.build(config.measures))
+    source = pipeline.open_data(data).source(config.split, config.set)
     batch = pipeline.eval_batches(source, 1)[0]
     for name, taps in (("first", config.first), ("second", config.second)):
         net = loop.net_of(one.inputs[name].config.data, one.inputs[name].config.model)

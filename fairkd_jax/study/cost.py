@@ -142,7 +142,7 @@ def _inside(stage: Stage) -> float:
     """Of kinds that have no line below: one pass of each net over the examples that are asked."""
     asked = getattr(stage.config, stage.kind, None)
     examples = getattr(asked, "examples", 0) * 2  # of each kind
-    nets = [one for one in stage.inputs.values() if hasattr(made_by(one).config, "model")]
+    nets = [one for one in stage.inputs.values() if hasattr(one.config, "model")]
     return examples * sum(_of_net(one) for one in nets) if examples else 0.0
 
 

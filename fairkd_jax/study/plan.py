@@ -239,13 +239,18 @@ def runs(study: Study) -> list[Run]:
             )
         return found.setdefault((run.role, *key), run)
 
-    for experiment, axes in experiments(study):
+    planned = [*experiments(study)]
+    seed = len(planned) // max(study.seeds, 1)  # so many are of one seed
+    for i, (experiment, axes) in enumerate(planned):
+        twins = _twins(experiment, planned[(i + seed) % len(planned)][0])
         *rungs, last = chain.taught(experiment)
         asked, student = _teachers(experiment), experiment.student
         trained = _train(experiment, "baseline", student, experiment.debias)
         alone = registry.build("debias", experiment.debias).stages(trained)
         make = functools.partial(_run, experiment, axes)
-        teachers = {k: add(make("teacher", *rest, called=k)) for k, rest in asked.items()}
+        teachers = {
+            k: add(make("teacher", *rest, called=k, twin=twins.get(k))) for k, rest in asked.items()
+        }
         baseline = add(make("baseline", alone, student, experiment.debias, teachers=teachers))
         links, before = {"teachers": teachers}, ()
         by = {name: net for name, (net, *_) in asked.items()}
@@ -259,6 +264,20 @@ def runs(study: Study) -> list[Run]:
     return list(found.values())
 
 
+def _twins(experiment: Experiment, other: Experiment) -> dict[str, Stage]:
+    """By name the teachers of the next seed's experiment, where they are to be compared.
+
+    Raises ValueError where there is no other seed.
+    """
+    if not (experiment.compare.first and experiment.compare.other_seed):
+        return {}
+    if other.seed == experiment.seed:
+        raise ValueError(
+            "compare.other_seed compares teachers of two seeds: ask for 2 seeds, or more"
+        )
+    return {k: sealed(net.remade(_covering)) for k, (net, *_) in _teachers(other).items()}
+
+
 def _run(
     experiment: Experiment,
     axes: Mapping[str, str],
@@ -267,9 +286,11 @@ def _run(
     how: Role,
     debias: Plugin,
     teachers: Mapping[str, Run] = types.MappingProxyType({}),
+    twin: Stage | None = None,
     **rest: Any,
 ) -> Run:
     net = sealed(net.remade(_covering))
+    named = {k: teacher.net for k, teacher in teachers.items()}
     return Run(
         role=role,
         experiment=experiment,
@@ -277,7 +298,7 @@ def _run(
         net=net,
         evaluations=_evaluations(experiment, net, how.train.validation),
         comparisons=_comparisons(experiment, teachers, net),
-        inside=inside.stages(experiment, {k: teacher.net for k, teacher in teachers.items()}, net),
+        inside=inside.stages(experiment, named, net, twin),
         how=how,
         debias=debias,
         teachers=teachers,
@@ -317,7 +338,7 @@ def _comparisons(
     experiment: Experiment, teachers: Mapping[str, Run], net: Stage
 ) -> dict[str, Stage]:
     """One for each teacher of a student; none where no layers are named."""
-    compare = CompareStage(experiment.compare)
+    compare = CompareStage(dataclasses.replace(experiment.compare, other_seed=False))
     return {
         name or "teacher": sealed_alone(
             Stage("compare", compare, {"first": teacher.net, "second": net})
@@ -338,8 +359,10 @@ def stages(all_runs: list[Run]) -> list[Stage]:
 
 def smoke(study: Study) -> Study:
     """The study shrunk to seconds: one seed, a few steps of small batches, every stage kind."""
-    asks = ("compare", "attention", "probe")
+    asks = ("compare", "attention", "probe", "stitch", "circuit")
     overrides: dict[str, Any] = {f"{ask}.examples": 16 for ask in asks}
+    overrides |= {"compare.other_seed": False, "stitch.fit_examples": 16}
+    overrides |= {"circuit.bootstrap": 20, "circuit.random": 2}
     asked = study.experiment
     roles: dict[str, Role] = {"student": asked.student}
     for name, how in teachers_of(asked).items():

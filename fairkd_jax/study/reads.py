@@ -166,7 +166,25 @@ def _evaluate(stage: Stage) -> Files:
 
 
 def _inside(stage: Stage) -> Files:
-    yield from _split(data_of(stage).set, getattr(stage.config, stage.kind).split)
+    config = getattr(stage.config, stage.kind)
+    yield from _split(config.set or data_of(stage).set, config.split)
+
+
+def _stitch(stage: Stage) -> Files:
+    config = stage.config.stitch
+    yield from _split(data_of(stage).set, config.fit_split, config.split)
+
+
+def _compare(stage: Stage) -> Files:
+    yield from _inside(stage)
+    for spec in stage.config.compare.measures:
+        yield from _code("similarity", spec)
+
+
+def _circuit(stage: Stage) -> Files:
+    yield from _inside(stage)
+    for spec in stage.config.circuit.scores.values():
+        yield from _code("scores", spec)
 
 
 KINDS = {
@@ -177,7 +195,10 @@ KINDS = {
     "infer": _infer,
     "refit": _refit,
     "evaluate": _evaluate,
-    **dict.fromkeys(("compare", "attention", "probe"), _inside),
+    "compare": _compare,
+    **dict.fromkeys(("attention", "probe"), _inside),
+    "stitch": _stitch,
+    "circuit": _circuit,
 }
 
 

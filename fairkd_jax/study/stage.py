@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from fairkd_jax import files, processes, sharding
+from fairkd_jax import compiled, files, processes, sharding
 from fairkd_jax.config import TABLES, Stage, as_dict
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table, write_table
@@ -25,6 +25,7 @@ from fairkd_jax.evaluation.sums import Sums
 from fairkd_jax.models import weights
 from fairkd_jax.models.net import Net
 from fairkd_jax.models.transfer import transfer
+from fairkd_jax.representation import measure
 from fairkd_jax.representation.compare import compare_nets
 from fairkd_jax.study import borrow, decided, inferred, inside, reads, stored
 from fairkd_jax.study.claim import Claim, claimed
@@ -66,20 +67,25 @@ class Place:
             folder = self.folder(stage)
             processes.lead(lambda: str(stored.require(folder, f"stage {stage.identity}")))
             net = loop.net_of(stage.config.data, stage.config.model)
-            _check_inputs(net, self.folder(stage))
-            shapes = net.variable_shapes()
-            target = jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                shapes,
-                sharding.state_shardings(shapes, self.mesh),
-            )
-            self.nets[stage.identity] = (
-                net,
-                checkpoint.load_net(self.folder(stage) / "net", target),
-            )
+            self.nets[stage.identity] = net, variables_of(net, folder, self.mesh)
             while len(self.nets) > KEPT_NETS:
                 del self.nets[next(iter(self.nets))]
         return self.nets[stage.identity]
+
+
+def variables_of(net: Net, folder: Path, mesh: Mesh) -> Any:
+    """The variables of a net in a stage's folder, on the devices.
+
+    Raises ValueError where the net reads other inputs than it was trained on.
+    """
+    _check_inputs(net, folder)
+    shapes = net.variable_shapes()
+    target = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        sharding.state_shardings(shapes, mesh),
+    )
+    return checkpoint.load_net(folder / "net", target)
 
 
 def run(stage: Stage, place: Place) -> None:
@@ -106,7 +112,7 @@ def _closed(stage: Stage, place: Place, say: bool = False) -> bool:
 
 
 def _run(stage: Stage, place: Place, claim: Claim) -> None:
-    path, start = place.folder(stage), time.perf_counter()
+    path, start, before = place.folder(stage), time.perf_counter(), compiled.spent()
 
     def guard() -> None:
         claim.guard()
@@ -121,8 +127,8 @@ def _run(stage: Stage, place: Place, claim: Claim) -> None:
 
     def end() -> None:
         guard()
-        seconds = round(time.perf_counter() - start, 3)
-        stored.close(path, {"seconds": seconds, "examples": examples})
+        cost = {"seconds": round(time.perf_counter() - start, 3), "examples": examples}
+        stored.close(path, cost | (compiled.spent() - before).told())
 
     processes.lead(begin)
     examples = KINDS[stage.kind](stage, place, guard)
@@ -328,7 +334,7 @@ def _evaluate(stage: Stage, place: Place, guard: Guard) -> int:
 def _compare(stage: Stage, place: Place, guard: Guard) -> int:
     folder = place.folder(stage)
     config, first = stage.config.compare, stage.inputs["first"]
-    source = pipeline.open_data(first.config.data).source(config.split)
+    source = pipeline.open_data(first.config.data).source(config.split, config.set)
     nets = place.net(first), place.net(stage.inputs["second"])
     # the first of each kind are compared, and these are to be no shorter than others
     both = (net for net, _ in nets)
@@ -342,6 +348,7 @@ def _compare(stage: Stage, place: Place, guard: Guard) -> int:
         second_taps=config.second,
         examples=config.examples,
         put=place.put,
+        measures=measure.build(config.measures),
     )
     if jax.process_index() == 0:
         files.write_json(folder / "result.json", result)
@@ -350,12 +357,16 @@ def _compare(stage: Stage, place: Place, guard: Guard) -> int:
 
 def _inside(stage: Stage, place: Place, guard: Guard) -> int:
     config, data = getattr(stage.config, stage.kind), data_of(stage)
-    source = pipeline.open_data(data).source(config.split)
     nets = {name: place.net(one) for name, one in stage.inputs.items()}
-    read = (net for net, _ in nets.values())
-    batches = _batches(source, config.batch_size, place, *read, in_order=True)
-    aligned = np.asarray(source.split.info.aligned)
-    result = inside.RESULTS[stage.kind](config, nets, batches, aligned, place.put)
+    read = [net for net, _ in nets.values()]
+    opened = pipeline.open_data(data)
+    source = inside.source_of(stage.kind, config, opened, read)
+    batches = [
+        _batches(one, config.batch_size, place, *read, in_order=True)
+        for one in (*inside.also_read(config, opened), source)
+    ]
+    seen = inside.seen(opened, source)
+    result = inside.RESULTS[stage.kind](config, nets, *batches, seen, place.put)
     if jax.process_index() == 0:
         files.write_json(place.folder(stage) / "result.json", result)
     return len(source.split)

@@ -24,10 +24,12 @@ from jax.sharding import Mesh
 from fairkd_jax import files, processes, registry
 from fairkd_jax.config import (
     Attention,
+    Circuit,
     Compare,
     Evaluation,
     Experiment,
     Probe,
+    Stitch,
     Study,
     as_dict,
     update,
@@ -121,6 +123,8 @@ def trials(study: Study, role: str, number: int, seeds: int) -> list[Trial]:
                 compare=Compare(),
                 attention=Attention(),
                 probe=Probe(),
+                stitch=Stitch(),
+                circuit=Circuit(),
                 decide=None,  # it would be fitted to what it is then scored on
             )
             one = dataclasses.replace(

@@ -26,7 +26,7 @@ class Setup:
     path: tuple[str, ...]  # where Python finds modules
     folder: str  # in which it was launched
     jax: Mapping[str, Any]  # options of JAX by name
-    programs: str  # folder of compiled programs on accelerators; "": none
+    programs: str  # folder of compiled programs; "": none
     verbosity: int  # of the log
     fsdp: int
     cores: int  # that the worker has for itself; 0: none, it has another device
@@ -62,7 +62,7 @@ class Worker:
         import scipy.linalg  # noqa: F401, its threads begin as it is imported
         from absl import logging
 
-        from fairkd_jax import sharding
+        from fairkd_jax import compiled, sharding
         from fairkd_jax.study.about import device, versions
 
         logging.use_absl_handler()
@@ -70,8 +70,9 @@ class Worker:
         for name, value in setup.jax.items():
             if jax.config.values.get(name) != value:
                 jax.config.update(name, value)
+        if setup.programs:
+            compiled.keep(pathlib.Path(setup.programs))
         self._mesh = sharding.make_mesh(setup.fsdp)  # starts the devices, with all their threads
-        keep_programs(setup.programs)
         return {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -119,15 +120,6 @@ def _cancelled() -> bool:
     import ray
 
     return ray.get_runtime_context().is_canceled()
-
-
-def keep_programs(folder: str) -> None:
-    """Compiled programs are kept in a folder, "": nowhere; on CPU compiling is cheap."""
-    import jax
-
-    if folder and jax.default_backend() != "cpu":
-        path = pathlib.Path(folder).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(path))
 
 
 def own_cores(number: int) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from fairkd_jax.debias.base import Debiaser
-from fairkd_jax.models.net import Net
+from fairkd_jax.models.net import Gather, Net
 from fairkd_jax.types import Array, Batch, Now, Outputs, Pass
 
 
@@ -27,18 +27,20 @@ def run(
     *,
     train: bool,
     save: str,
+    gather: Gather | None = None,
 ) -> tuple[dict[str, Outputs], dict[str, Any]]:
     """(outputs by net or pass, statistics by net).
 
     `variables` are those of the trained nets and `keys` what they draw from, by name; `edits` are
-    of every pass, `save` names intermediates of the student.
+    of every pass, `save` names intermediates of the student; `gather` as in `Net.apply`.
     """
     outputs, stats, after, (asking, more) = {}, {}, {}, jax.random.split(pass_key)
 
     def one(name: str, net: Net, asked: Pass, key: Array, save: str) -> tuple[Outputs, Any]:
         seen = batch | {"views": batch["views"] | {net.view: asked.inputs}}
         edited = {**edits, **asked.edits}
-        return net.apply(variables[name], seen, train=train, key=key, save=save, edits=edited)
+        how = {"train": train, "key": key, "save": save, "edits": edited, "gather": gather}
+        return net.apply(variables[name], seen, **how)
 
     inputs, (_, *extra) = batch["views"][student.view], trained_nets(student, debias).items()
     for name, net in extra:

@@ -20,7 +20,7 @@ from fairkd_jax import sharding
 from fairkd_jax.config import Mix
 from fairkd_jax.data.device import decoded
 from fairkd_jax.losses import labelled, masked_mean
-from fairkd_jax.models.net import Net
+from fairkd_jax.models.net import Gather, Net
 from fairkd_jax.train import optim, passes
 from fairkd_jax.train.methods import Methods, shown_to
 from fairkd_jax.train.passes import trained_nets
@@ -84,7 +84,12 @@ def _student_taps(methods: Methods) -> str:
 
 
 def _teacher_outputs(
-    program: Program, methods: Methods, teachers: dict[str, Any], batch: Batch, edits: dict
+    program: Program,
+    methods: Methods,
+    teachers: dict[str, Any],
+    batch: Batch,
+    edits: dict,
+    gather: Gather | None,
 ) -> tuple[Outputs, ...]:
     """What the teachers say: live ones on the inputs the student sees, others from their table."""
     save = _taps(*[d.teacher_taps for d in methods.distill])
@@ -93,7 +98,8 @@ def _teacher_outputs(
         if net is None:
             out = Outputs(logits=batch["tables"][table_of(name)]["logits"])
         else:
-            out, _ = net.apply(teachers[name], batch, train=False, save=save, edits=edits)
+            how = {"save": save, "edits": edits, "gather": gather}
+            out, _ = net.apply(teachers[name], batch, train=False, **how)
         outputs.append(out.replace(share=methods.shares.get(name), name=_called(name)))
     return jax.lax.stop_gradient(tuple(outputs))
 
@@ -209,6 +215,7 @@ def _loss(
     teachers: dict[str, Any],
     key: Array,
     known: Array | float,
+    gather: Gather | None,
 ) -> tuple[Array, tuple[dict, dict, dict]]:
     """(scalar, (statistics, memory, metrics)) of one micro-batch; `now` has all memory.
 
@@ -223,6 +230,8 @@ def _loss(
     shown, edits = methods.debias.prepare(shown, ours, mix_key)
     batch = batch | shown | {"real": real}
     nets = params["nets"]
+    if gather:
+        params = params | {name: gather(params[name]) for name in ("debias", "distill")}
     outputs, new_stats = passes.run(
         program.student,
         methods.debias,
@@ -234,8 +243,9 @@ def _loss(
         pass_key,
         train=not program.deterministic,
         save=_student_taps(methods),
+        gather=gather,
     )
-    answers = _teacher_outputs(program, methods, teachers, batch, edits)
+    answers = _teacher_outputs(program, methods, teachers, batch, edits, gather)
 
     student = outputs["student"]
     plain, task = task_losses(methods, outputs, shown, params["debias"], ours)
@@ -288,16 +298,16 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """The state after one step on one global batch, and the step's metrics (float32 scalars).
 
-    With a mesh, over which large parameters may be split, they are gathered to compute with. `now`
+    With a mesh over which large parameters are split, they are gathered to compute with. `now`
     holds what is true of the whole run: step and memory are those of the state.
 
     With `accumulate` = k the gradient is the mean over k micro-batches, weighted by their real
     rows; micro-batches are unrolled, for a convolution's weight gradient inside a scan is slow.
     """
     key, batch = jax.random.fold_in(_stream(seed, STEPS), state.step), decoded(batch)
-    gather = functools.partial(sharding.whole, mesh=mesh) if mesh else lambda tree: tree
-    gradient = jax.grad(lambda params, *rest: _loss(gather(params), *rest), has_aux=True)
-    teachers = gather(teachers)
+    split = mesh and mesh.shape["fsdp"] > 1
+    gather = functools.partial(sharding.whole, mesh=mesh) if split else None
+    gradient = jax.grad(_loss, has_aux=True)
     rows, known = jnp.maximum(jnp.sum(batch["real"]), 1.0), 1.0
     if "labelled" in batch:
         known = jnp.maximum(jnp.sum(labelled(batch)), 1.0) / rows
@@ -316,6 +326,7 @@ def train_step(
             teachers,
             jax.random.fold_in(key, k) if program.accumulate > 1 else key,
             known,
+            gather,
         )
         grad, values = jax.tree.map(lambda x, s=share: s * x, (grad, values))
         grads = grad if grads is None else jax.tree.map(jnp.add, grads, grad)

@@ -34,7 +34,9 @@ def test_names_of_intermediates():
         return outputs
 
     taps = jax.jit(forward)(jax.jit(net.init)(jax.random.key(0))).taps
-    blocks = [f"stage{s}/block{b}/out" for s in (1, 2) for b in (1, 2)]
+    blocks = [
+        f"stage{s}/block{b}/{x}" for s in (1, 2) for b in (1, 2) for x in ("branch_out", "out")
+    ]
     assert names == ["input", "stem", *blocks, "features"]
     assert taps["stem"].shape == taps["stage1/block2/out"].shape == (2, 8, 8, 4)
     assert taps["stage2/block2/out"].shape == (2, 4, 4, 8)

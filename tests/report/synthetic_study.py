@@ -121,8 +121,10 @@ def build(
             "shifted": {"test": table | parts} | facts,
         },
         "ledger": [
-            {"stage": "a", "kind": "train", "seconds": 10.0, "examples": 20000},
-            {"stage": "b", "kind": "train", "seconds": 30.0, "examples": 40000},
+            {"stage": "a", "kind": "train", "seconds": 10.0, "examples": 20000}
+            | {"compile_seconds": 4.0, "programs": 30, "programs_read": 2},
+            {"stage": "b", "kind": "train", "seconds": 30.0, "examples": 40000}
+            | {"compile_seconds": 0.5, "programs": 3, "programs_read": 3},
             {"stage": "c", "kind": "evaluate", "seconds": 1.0, "examples": 1000},
         ],
     }

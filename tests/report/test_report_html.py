@@ -152,7 +152,7 @@ def test_says_how_to_run_it_again_and_what_it_cost(outline):
     for wanted in (
         "python launch/study.py --config=configs/studies/synthetic.py", "0123456789ab", "0.0.1",
         "cpu x2", "77,000 parameters", "CC BY 4.0", "drawn for this test", "61.5 s",
-        "train 2 40.0 60,000 1,500", '"seeds": 6',
+        "train 2 40.0 4.5 33 5 60,000 1,500", "evaluate 1 1.0 – – – 1,000 1,000", '"seeds": 6',
     ):  # fmt: skip
         assert wanted in outline.words, wanted
 

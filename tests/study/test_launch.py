@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax.numpy as jnp
+import numpy as np
 import pandas
 import pytest
 from conftest import ROOT
@@ -198,8 +199,12 @@ def test_compare_and_report_and_train_work_on_the_folder(unbroken, tmp_path):
     runs = json.loads((unbroken / "studies" / "tiny" / "study.json").read_text())["runs"]
     first, second = (r["stage"] for r in runs if r["role"] in ("teacher", "distilled"))
     flags = [f"--workdir={unbroken}", f"--first={first}", f"--second={second}"]
-    out, _ = finish(begin("compare", *flags, "--first_taps=stem", "--examples=32"))
+    flags += ["--first_taps=stem", "--examples=32", "--measure=angular", f"--output={tmp_path}"]
+    out, _ = finish(begin("compare", *flags))
     assert "stage1/block1/out" in out and "conflicting" in out
+    assert "<h2>Angular: " in (tmp_path / "compare.html").read_text()
+    with np.load(tmp_path / "compare.npz", allow_pickle=False) as found:
+        assert found["aligned"].shape == found["measures/angular/aligned/null"].shape
     assert "report: " in finish(begin("report", f"--workdir={unbroken}"))[0]
 
 

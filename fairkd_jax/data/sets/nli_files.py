@@ -13,11 +13,12 @@ Training and validation on MNLI, and HANS as a set of its own to evaluate on:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from fairkd_jax.data.columns import ColumnFiles
-from fairkd_jax.data.dataset import DataSet
+from fairkd_jax.data.counterparts import subject_object
+from fairkd_jax.data.dataset import DataSet, Flipped, Split
 from fairkd_jax.data.shortcuts import SHORTCUTS, Shortcut
 
 
@@ -43,3 +44,6 @@ class NliFiles(ColumnFiles, DataSet):
     files: ClassVar[tuple[str, ...]] = (*ColumnFiles.files, "hans")
     inputs: ClassVar[tuple[str, ...]] = ("premise", "hypothesis")
     computed: ClassVar[Mapping[str, Shortcut]] = SHORTCUTS
+
+    def flips(self) -> Mapping[str, Callable[[Split], Flipped]]:
+        return {"subject_object": subject_object}

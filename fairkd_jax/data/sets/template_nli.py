@@ -7,15 +7,17 @@ words of class n, and in classes of word pairs `{y1}` and `{Y1}` are the two wor
 """
 
 import dataclasses
+import functools
 import itertools
 import random
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from fairkd_jax.data.dataset import DataSet, Info, Split, make_split
+from fairkd_jax.data.counterparts import subject_object, word_overlap
+from fairkd_jax.data.dataset import DataSet, Flipped, Info, Split, make_split
 from fairkd_jax.data.shortcuts import overlaps
 
 LABELS = ("entailment", "non-entailment")
@@ -282,6 +284,10 @@ class TemplateNli(DataSet):
             premise=premise,
             hypothesis=hypothesis,
         )
+
+    def flips(self) -> Mapping[str, Callable[[Split], Flipped]]:
+        heuristic = functools.partial(word_overlap, classes={k: WORDS[k] for k in "npitoj"})
+        return {"heuristic": heuristic, "subject_object": subject_object}
 
     def attribute_of(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         pairs = zip(columns["premise"].tolist(), columns["hypothesis"].tolist())

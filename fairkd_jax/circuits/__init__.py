@@ -1,0 +1,1 @@
+"""Circuits of nets: what of their inside does the work."""

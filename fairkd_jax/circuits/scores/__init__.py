@@ -1,0 +1,1 @@
+"""Ways of scoring sites of a net, a file each."""

@@ -1,0 +1,1 @@
+"""Measures: each file says how like two layers are; see `representation/measure.py`."""
