@@ -84,7 +84,7 @@ def _passes(config: TrainStage) -> float:
     """Passes of trained nets that a step asks for, each counted as one of the student."""
     debias = registry.build("debias", config.debias)
     if not debias.extra_nets and type(debias).passes is Debiaser.passes:
-        return 1
+        return 1.0
     return _asked(json.dumps(as_dict(dataclasses.replace(config, seed=0)), sort_keys=True))
 
 
@@ -143,7 +143,7 @@ def _inside(stage: Stage) -> float:
     asked = getattr(stage.config, stage.kind, None)
     examples = getattr(asked, "examples", 0) * 2  # of each kind
     nets = [one for one in stage.inputs.values() if hasattr(one.config, "model")]
-    return examples * sum(_of_net(one) for one in nets) if examples else 0.0
+    return examples * sum((_of_net(one) for one in nets), 0.0)
 
 
 def _of_net(stage: Stage) -> float:
