@@ -188,14 +188,15 @@ def test_ten_kills_of_workers_and_three_of_the_driver_change_no_record(launch, l
 def two_nodes(folder: pathlib.Path):
     """A process that runs a Ray cluster of two nodes, and its address; "kill" ends the second."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
-    nodes = subprocess.Popen(
-        [sys.executable, str(pathlib.Path(__file__).parent / "two_nodes.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "nodes").open("w"),
-        env=environment,
-        text=True,
-    )
+    with (folder / "nodes").open("w") as said:
+        nodes = subprocess.Popen(
+            [sys.executable, str(pathlib.Path(__file__).parent / "two_nodes.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment,
+            text=True,
+        )
     try:
         for line in nodes.stdout:
             if line.startswith("address "):
