@@ -43,12 +43,13 @@ def published(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def folders(weights, published):
-    """What a config file reads, by the parameter of `get_config`; what is absent is None."""
+    """What a config file is told, by the parameter of `get_config`; what is absent is None."""
     return {
         "folder": DATA and f"{DATA}",
         "folder_and_weights": DATA and f"{DATA},{weights}",
         "published": f"{published}",
         "faces": prepared("utkface"),
+        "kind": "inside",
         "names": "erm,group_dro,jtt,afr,eiil",  # of the methods, one of each kind of stages
     }
 

@@ -17,7 +17,7 @@ from fairkd_jax.testing.models import FACTS, C, make_batch
 from fairkd_jax.types import Outputs
 
 VOCABULARY = (  # see tape.py; a family of its own adds prefixes
-    r"input|(enc/|dec/)?embed|stem|features|lm_logits|(enc|dec)/out|stage\d+/block\d+/out"
+    r"input|(enc/|dec/)?embed|stem|features|lm_logits|(enc|dec)/out|stage\d+/block\d+/(branch_)?out"
     r"|(enc/|dec/)?block\d\d/((attn|cross)_(query|key|value|scores|probs|out)|(cross_)?head_out"
     r"|mlp_out|out)"
 )

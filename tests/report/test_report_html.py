@@ -84,6 +84,8 @@ def outline(text):
 def test_writes_page_and_records(written):
     assert written.name == "index.html" and written.parent.name == "report"
     assert sorted(p.name for p in written.parent.iterdir()) == [
+        "divergence.csv",
+        "explanation.csv",
         "headline.csv",
         "index.html",
         "records.csv",
@@ -99,7 +101,8 @@ def test_self_contained(text, outline):
     inside = re.compile(r"#|data:image/png;base64,")
     assert outline.addresses and all(inside.match(a) for a in outline.addresses)
     assert not re.search(r"https?://|@import|url\((?!#)|<script|<link", text)
-    assert text.count("<svg") == 5  # differences, groups, gaps and a map for each method
+    # differences, groups, gaps and a map for each method; divergence against what is lost, by depth
+    assert text.count("<svg") == 7
     assert figures.INK not in text and "currentColor" in text
 
 
@@ -134,11 +137,11 @@ def test_quantities_are_those_of_the_definition(tmp_path):
 
 def test_captions_name_rule_seeds_and_what_varies(text):
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
-    assert len(captions) == 5
+    assert len(captions) == 7
     for caption in captions:
         assert "Selection rule: last" in caption and "Seeds: 6" in caption
         assert "initialisation and the order of the data" in caption
-    maps = [c for c in captions if "CKA" in c]  # which say how many examples, and the null
+    maps = [c for c in captions if "(null" in c]  # which say how many examples
     assert len(maps) == 2 and "100 conflicting examples (null 0.006, furthest 0.006)" in maps[0]
 
 

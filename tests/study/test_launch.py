@@ -239,7 +239,7 @@ def test_hosts_are_found_as_jax_finds_them(environment, count, index, host, monk
     ("launcher", "flags", "message"),
     [
         ("study", ["--config=quickstrat"], "'quickstrat'. Did you mean 'quickstart'? Choices: aug"),
-        ("study", ["--config=quickstart:x"], "config 'quickstart:x': too many positional arg"),
+        ("study", ["--config=iterative:x"], "config 'iterative:x': too many positional arg"),
         ("study", ["--config=quickstart"], "--workdir=FOLDER is needed"),
         ("study", ["--config=colored_digits", "--workdir=W"], "Experiment: fairkd-train runs it"),
         ("train", ["--config=quickstart", "--workdir=W"], "of Study: fairkd-study runs it"),
