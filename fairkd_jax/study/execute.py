@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import pandas
 from jax.sharding import Mesh
@@ -51,6 +51,7 @@ def table_of_stages(planned: list[plan.Run], workdir: Path | str) -> str:
     return f"{table.to_string(index=False)}\n{len(planned)} runs, {len(frame)} stages: {total}"
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Who runs stages: this process, or others that it asks."""
 

@@ -134,6 +134,7 @@ def with_checkpoint(workdir: pathlib.Path) -> list[tuple[str, int]]:
     ]
 
 
+@pytest.mark.slow  # half a minute
 @needs_ray
 def test_workers_of_whom_one_is_killed_end_with_the_records_of_one_process(
     launch, unbroken, tmp_path
