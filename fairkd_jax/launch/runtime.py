@@ -67,17 +67,28 @@ def start(workdir: Path | None = None, *, tight: bool = False) -> Mesh:
     """
     if tight or FSDP.value > 1:
         compiled.order_for_memory()
+    pretend()
+    _join_hosts(workdir)
+    if folder := programs():
+        compiled.keep(pathlib.Path(folder))
+    if jax.process_index() == 0:
+        kind = jax.devices()[0].device_kind
+        say(f"{jax.process_count()} process(es), {jax.device_count()} x {kind}")
+    return sharding.make_mesh(FSDP.value)
+
+
+def programs() -> str:
+    """The folder of compiled programs as the flags say; "": none."""
+    if COMPILATION_CACHE.value == "":
+        return ""
+    return str(pathlib.Path(COMPILATION_CACHE.value or buckets.cache()).expanduser())
+
+
+def pretend() -> None:
+    """CPU devices, where they are asked for."""
     if FAKE_DEVICES.value:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", FAKE_DEVICES.value)
-    _join_hosts(workdir)
-    if COMPILATION_CACHE.value != "":
-        asked = COMPILATION_CACHE.value or buckets.cache()
-        compiled.keep(pathlib.Path(asked).expanduser())
-    if jax.process_index() == 0:
-        kind = jax.devices()[0].device_kind
-        _say(f"{jax.process_count()} process(es), {jax.device_count()} x {kind}")
-    return sharding.make_mesh(FSDP.value)
 
 
 def _join_hosts(workdir: Path | None) -> None:
@@ -88,7 +99,7 @@ def _join_hosts(workdir: Path | None) -> None:
     hosts = rollcall.find(WAIT_SECONDS.value) if None in given else rollcall.Hosts(*given)
     if hosts is None:
         return
-    _say(f"process {hosts.index} of {hosts.count} waits for the others")
+    say(f"process {hosts.index} of {hosts.count} waits for the others")
     rollcall.meet(hosts, WAIT_SECONDS.value, workdir)  # names who is missing, which JAX does not
     jax.distributed.initialize(
         *given,
@@ -125,7 +136,7 @@ def _parse(argv: list[str]) -> list[str]:
     if not flags.FLAGS["verbosity"].present:  # the storage layer reports every file at INFO
         logging.set_verbosity(logging.WARNING)
     if rest[1:]:
-        _say(f"error: unexpected {' '.join(rest[1:])!r}: all is given by flags, --NAME=VALUE")
+        say(f"error: unexpected {' '.join(rest[1:])!r}: all is given by flags, --NAME=VALUE")
         sys.exit(1)
     return rest
 
@@ -138,7 +149,7 @@ def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
         try:
             main(argv)
         except processes.Interrupted as stop:
-            _say(f"{stop}: the same command goes on")
+            say(f"{stop}: the same command goes on")
             sys.exit(75)
         except Exception as error:
             full = _disk_is_full(error)
@@ -146,9 +157,7 @@ def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             if full:
                 values = flags.FLAGS.flag_values_dict()
                 place = values.get("folder") or values.get("workdir") or "this machine"
-                _say(
-                    f"No space is left on the disk of {place}: free some; the same command goes on"
-                )
+                say(f"No space is left on the disk of {place}: free some; the same command goes on")
             _end(74 if full else 1)
 
     return run
@@ -157,7 +166,7 @@ def told(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
 def _tell(error: Exception, *, mistake: bool, place: str = "") -> None:
     if mistake and not flags.FLAGS["debug"].value:
         words = error.args[0] if isinstance(error, KeyError) and error.args else error
-        _say(f"error: {place}{words}")
+        say(f"error: {place}{words}")
     else:
         traceback.print_exception(error)
 
@@ -198,5 +207,6 @@ def _disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """To whoever watches: not what a launcher prints."""
     print(text, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from fairkd_jax import processes, sharding
 from fairkd_jax.config import Data, Experiment, Role, Study, Train, content_of, update
 from fairkd_jax.data import pipeline
 from fairkd_jax.data.tables import read_table
-from fairkd_jax.study import check, execute, plan, stage
+from fairkd_jax.study import about, check, plan, stage
 from fairkd_jax.train import checkpoint, loop
 
 SWAP = {"swap": {"name": "attribute_swap", "count": 100}}
@@ -45,14 +45,14 @@ def test_roles_say_which_nets_are_trained_with_it():
     trained = nets(planned, "distilled")
     assert trained[0].config.data.augment == {}
     assert trained[1].config.data.augment == trained[2].config.data.augment == SWAP
-    by_name = {run.name: execute._row(run)["sees_attributes"] for run in planned}
+    by_name = {run.name: about._row(run)["sees_attributes"] for run in planned}
     assert sorted(by_name.values()) == [False] * 5 + [True] * 4
     assert check.check(study(distilled))
 
 
 @pytest.mark.quick
 def test_extra_examples_are_counted():
-    told = execute._data(plan.runs(study({}, SWAP, **{"debias": {"name": "erm"}})))["in_domain"]
+    told = about._data(plan.runs(study({}, SWAP, **{"debias": {"name": "erm"}})))["in_domain"]
     train, extra = told["train"]["counts"], told["extra, swap"]["counts"]
     assert sum(extra) == 100 and not told["extra, swap"]["left_out"]
     assert np.argmax(extra) != np.argmax(train)  # digits whose colour was common, in the other

@@ -12,7 +12,7 @@ from conftest import ROOT
 from fairkd_jax import sharding
 from fairkd_jax.config import Data, Evaluation, Experiment, Role, Study, Train, parse, update
 from fairkd_jax.report import html
-from fairkd_jax.study import check, execute, plan, stored
+from fairkd_jax.study import about, check, execute, plan, stored
 
 DIGITS = {"name": "colored_digits", "image_size": 8}
 THRESHOLD = {"name": "threshold", "objective": "balanced_accuracy_score"}
@@ -56,7 +56,7 @@ def test_code_of_a_decision_from_outside_is_part_of_what_an_evaluation_reads(mon
     run, *_ = check.check(study({}, decide={"name": "my_project.decisions.balanced"}))
     (one,) = run.evaluations.values()
     assert "code my_project.decisions.balanced" in one.reads
-    assert execute._row(run)["decides_by_attributes"] is False
+    assert about._row(run)["decides_by_attributes"] is False
 
 
 @pytest.mark.quick

@@ -23,7 +23,7 @@ from fairkd_jax.config import (
     update,
 )
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import check, execute, plan, stage, stored
+from fairkd_jax.study import about, check, plan, stage, stored
 
 RESNET = {"name": "resnet", "preset": "tiny"}
 TRAIN = Train(steps=6, batch_size=16, log_every=2, checkpoint_every=2)
@@ -174,7 +174,7 @@ def test_two_teachers_into_one_student_stopped_and_gone_on(tmp_path):
         return np.asarray(jax.tree.leaves(place.net(net)[1]["params"]["stem"])[0])
 
     assert not np.array_equal(stem(student.net), stem(student.baseline.net))
-    folder = execute.write_study(study(), planned, tmp_path, seconds=1.0)
+    folder = about.write_study(study(), planned, tmp_path, seconds=1.0)
     row = json.loads((folder / "study.json").read_text())["runs"][-1]
     assert row["teacher_model"] == "big resnet/tiny + small resnet/tiny"
     assert row["teacher_debias"] == "group_dro+lff"

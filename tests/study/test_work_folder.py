@@ -14,7 +14,7 @@ from etils import epath
 
 from fairkd_jax import config, files
 from fairkd_jax.registry import UnknownName
-from fairkd_jax.study import check, execute, plan, reads, stored
+from fairkd_jax.study import about, check, execute, plan, reads, stored
 from fairkd_jax.train.checkpoint import Checkpoints, save_net
 
 RUNGS = pathlib.Path(__file__).parent / "rungs_study.py"
@@ -340,7 +340,7 @@ def test_state_of_a_stage(ran, tmp_path):
     assert stored.faults(one) is None and stored.unusable(one) == ["it is not finished"]
     with pytest.raises(files.Damaged, match="does this stage again"):
         stored.require(one, "a net")
-    assert execute.folder_of(folder / "W", "x") == folder / "W" / "studies" / "x"
+    assert about.folder_of(folder / "W", "x") == folder / "W" / "studies" / "x"
 
 
 def test_a_chain_of_rungs_runs_from_its_config_to_its_report(launch, tmp_path):
