@@ -85,9 +85,7 @@ class Circuit:
         default_factory=dict, metadata={"room": "scores"}
     )  # ways of scoring, by name: {"eap_ig": {"name": "eap_ig"}}; {}: no circuits
     pairs: str = "attribute"  # what the set changes: attribute | subject_object | heuristic | ...
-    kind: str = (
-        "aligned"  # clean examples on which the shortcut is right: aligned | conflicting | all
-    )
+    kind: str = "aligned"  # of clean examples: aligned (the shortcut is right) | conflicting | all
     level: str = "edges"  # where both nets have them, else nodes | nodes
     metric: str = "logit_difference"  # | kl
     ablation: str = "interchange"  # | mean | mean_positional | zero

@@ -14,8 +14,10 @@ from typing import Any
 
 import filelock
 import jax
+from absl import logging
 
 MOST = 8 * 2**30  # bytes that are kept; what was not used for longest goes first
+PATIENCE = 10.0  # seconds to wait for another process at the folder
 KEPT, USED, LOCK = "-cache", "-atime", ".lockfile"  # names that JAX gives
 PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "flags", "Features")
 HIT = "/jax/compilation_cache/cache_hits"
@@ -26,13 +28,18 @@ COMPILE = "/jax/core/compile/backend_compile_duration"  # with what is read in i
 def keep(folder: pathlib.Path) -> None:
     """Programs are read from and written into a folder for this kind of machine below this one.
 
-    Where JAX was told of another folder, by JAX_COMPILATION_CACHE_DIR, that is taken.
+    Where JAX was told of another folder, by JAX_COMPILATION_CACHE_DIR, that is taken. None is kept,
+    and a warning says so, where the folder cannot be written or locked.
     """
     if jax.config.jax_compilation_cache_dir:
         return
     place = folder / "programs" / _machine()
-    place.mkdir(parents=True, exist_ok=True)
-    _tidy(place)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        _tidy(place)
+    except OSError as error:
+        logging.warning("compiled programs are not kept: %s", error)
+        return
     for name, value in {
         "jax_compilation_cache_dir": str(place),
         "jax_compilation_cache_max_size": MOST,
@@ -66,7 +73,7 @@ def _machine() -> str:
 
 def _tidy(folder: pathlib.Path) -> None:
     """Removes what a process was killed while it wrote; JAX would neither read nor replace it."""
-    with filelock.FileLock(folder / LOCK):
+    with filelock.FileLock(folder / LOCK, timeout=PATIENCE):
         for entry in folder.glob(f"*{KEPT}"):
             if not entry.with_name(entry.name.removesuffix(KEPT) + USED).exists():
                 entry.unlink()

@@ -18,7 +18,7 @@ import jax
 from fairkd_jax import compiled
 compiled.keep(pathlib.Path(sys.argv[1]))
 jax.jit(lambda x: jax.numpy.tanh(x @ x))(jax.numpy.ones((8, 8)))
-print(json.dumps([jax.config.jax_compilation_cache_dir, compiled.spent().told()]))
+print(json.dumps([jax.config.jax_compilation_cache_dir or "none", compiled.spent().told()]))
 """
 
 
@@ -71,3 +71,10 @@ def test_what_is_spent_is_counted():
     told = (compiled.spent() - before).told()
     assert told["programs"] >= 1
     assert told["compile_seconds"] > 0
+
+
+def test_a_folder_that_cannot_be_written_is_warned_of_and_stops_nothing(tmp_path, untold):
+    (tmp_path / "programs").write_text("no folder")
+    place, told = run(tmp_path)
+    assert told["programs"] > 0 == told["programs_read"]
+    assert place == pathlib.Path("none")

@@ -90,7 +90,7 @@ def spearman(x: Float[np.ndarray, "P"], y: Float[np.ndarray, "P"]) -> float:
     """Of numbers in pairs; NaN for fewer than 3, or where one of both does not vary."""
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan
-    return float(np.corrcoef(scipy.stats.rankdata(x), scipy.stats.rankdata(y))[0, 1])
+    return float(scipy.stats.spearmanr(x, y).statistic)
 
 
 def mapped(

@@ -33,7 +33,7 @@ Node = tuple[str, str, int]  # (layer, kind, head); no layer: the input, the log
 
 
 def _found(finished: Finished, comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
-    return why._results(finished, comparison, f"circuit/{comparison.inside}", ROLES[1:])
+    return why.results_of(finished, comparison, f"circuit/{comparison.inside}", ROLES[1:])
 
 
 def pictures(

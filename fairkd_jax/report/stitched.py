@@ -42,7 +42,7 @@ def pictures(
 
 def picture(finished: Finished, comparison: Comparison, title: str) -> figures.Picture | None:
     """A line of panels for each student: accuracies by depth of the layer, and what closes."""
-    found = why._results(finished, comparison, f"stitch/{comparison.inside}", ROLES[1:])
+    found = why.results_of(finished, comparison, f"stitch/{comparison.inside}", ROLES[1:])
     if not found:
         return None
     with matplotlib.rc_context(figures.STYLE):

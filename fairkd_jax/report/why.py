@@ -41,7 +41,7 @@ def pictures(
 
 def looks(finished: Finished, comparison: Comparison, title: str) -> figures.Picture | None:
     """Divergence by pair of layers and heads, aligned, conflicting, difference; None without."""
-    found = _results(finished, comparison, f"attention/{comparison.inside}", ROLES[1:])
+    found = results_of(finished, comparison, f"attention/{comparison.inside}", ROLES[1:])
     if not found:
         return None
     first = next(iter(found.values()))[0]
@@ -143,7 +143,7 @@ def _facts(results: Sequence[Mapping[str, Any]]) -> str:
 
 def tells(finished: Finished, comparison: Comparison, title: str) -> figures.Picture | None:
     """Accuracy of probes for label and attribute by relative depth, a line a net; None without."""
-    found = _results(finished, comparison, "probe", ROLES)
+    found = results_of(finished, comparison, "probe", ROLES)
     if not found:
         return None
     every = [result for results in found.values() for result in results]
@@ -216,7 +216,7 @@ def _look(role: str) -> dict[str, str]:
     return {"color": figures.COLOURS[kind], "marker": figures.MARKERS[kind]}
 
 
-def _results(
+def results_of(
     finished: Finished, comparison: Comparison, name: str, roles: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
     """By role, and by rung, what a stage of that name left, in the order of seeds."""

@@ -117,6 +117,12 @@ def seen(opened: pipeline.Opened, source: Source) -> Seen:
     return Seen(np.asarray(info.aligned), tuple(labels.tolist()))
 
 
+def _both(config: Any, nets: Nets) -> tuple[tuple, tuple]:
+    """(each net with the taps to read of it, their variables), the first net first."""
+    names = ("first", "second")
+    return tuple((nets[k][0], getattr(config, k)) for k in names), tuple(nets[k][1] for k in names)
+
+
 def _attention(
     config: Any,
     nets: Nets,
@@ -124,10 +130,8 @@ def _attention(
     seen: Seen,
     put: Callable[[Batch], Batch],
 ) -> dict[str, Any]:
-    (first, first_variables), (second, second_variables) = nets["first"], nets["second"]
     return attention.compare_attention(
-        ((first, config.first), (second, config.second)),
-        (first_variables, second_variables),
+        *_both(config, nets),
         batches,
         aligned=seen.aligned.reshape(-1),
         examples=config.examples,
@@ -161,10 +165,8 @@ def _stitch(
     seen: Seen,
     put: Callable[[Batch], Batch],
 ) -> dict[str, Any]:
-    (first, first_variables), (second, second_variables) = nets["first"], nets["second"]
     return stitch.stitch_nets(
-        ((first, config.first), (second, config.second)),
-        (first_variables, second_variables),
+        *_both(config, nets),
         to_fit,
         batches,
         aligned=seen.aligned.reshape(-1),
