@@ -80,7 +80,8 @@ def compared(
         )
     measures = measure.build(config.measures)
     compare.check(config.examples, measures)
-    data = Data(set=known[0], views={k: place.view for k, place in zip(NAMES, places)})
+    views = [_as_long(place, other) for place, other in (places, places[::-1])]
+    data = Data(set=known[0], views=dict(zip(NAMES, views)))
     source = pipeline.open_data(data).source(config.split)
     nets = [_net(place, name, data, mesh) for place, name in zip(places, NAMES)]
     batches = pipeline.eval_batches(
@@ -106,6 +107,16 @@ def compared(
         put=lambda batch: sharding.put_batch(batch, mesh),
         measures=measures,
     )
+
+
+def _as_long(place: Place, other: Place) -> Plugin:
+    """A place's view. Published weights do not say how much of a text they read: as the other net.
+
+    Else a net would be compared with itself on other texts, where its stage cuts them short.
+    """
+    told = "length" in place.view or "length" not in other.view
+    reads_texts = "length" in registry.defaults("views", place.view["name"])
+    return place.view if told or not reads_texts else {**place.view, "length": other.view["length"]}
 
 
 def _net(place: Place, view: str, data: Data, mesh: Mesh) -> tuple[Net, Mapping[str, Any]]:
